@@ -1,0 +1,1 @@
+"""Model families: one adapter each, and the table of known models."""

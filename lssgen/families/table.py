@@ -1,0 +1,132 @@
+"""The table of model families and known models, and loading one of them.
+
+A model folder may carry `lssgen.json` beside `model_index.json`, with any field of `Settings`, and an `upsampler/`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from lssgen.schedule import ScheduleSource
+
+ASSETS = Path(__file__).resolve().parents[2] / "assets"
+
+
+class ModelError(ValueError):
+    """A model cannot be used; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a model wants to be run.
+
+    `guidance_scale` is None where guidance is built in and cannot be set. `latent_rgb` is the map of
+    `lssgen.previews.LatentPreview`. `licence` is shown where the model is offered.
+    """
+
+    name: str
+    steps: int = 28
+    guidance_scale: float | None = 3.5
+    max_sequence_length: int = 512
+    base_side: int = 1024
+    licence: str = "unknown"
+    latent_rgb: tuple[tuple[float, float, float], ...] | None = None
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family: the stock pipeline class it adapts and the published geometry `plan` works from without weights."""
+
+    name: str
+    pipeline: str
+    title: str
+    scheduler: dict[str, Any]
+    transformer: dict[str, Any]
+    vae_factor: int
+    settings: Settings
+
+    @property
+    def source(self) -> ScheduleSource:
+        """Schedules and costs of the published model, without weights."""
+        from lssgen.families.flux import FluxSource
+
+        return FluxSource(
+            self.name, self.scheduler, self.transformer, self.vae_factor, self.settings.max_sequence_length
+        )
+
+
+FAMILIES = {
+    "flux": Family(
+        name="flux",
+        pipeline="FluxPipeline",
+        title="FLUX.1 (dev geometry: f8 VAE, 4,096 tokens at 1024 px)",
+        scheduler={
+            "num_train_timesteps": 1000,
+            "use_dynamic_shifting": True,
+            "shift": 3.0,
+            "base_shift": 0.5,
+            "max_shift": 1.15,
+            "base_image_seq_len": 256,
+            "max_image_seq_len": 4096,
+        },
+        transformer={"num_attention_heads": 24, "attention_head_dim": 128, "num_layers": 19, "num_single_layers": 38},
+        vae_factor=8,
+        settings=Settings(name="FLUX.1-dev", licence="FLUX.1 [dev] Non-Commercial License"),
+    ),
+}
+
+
+def resolve(model: str) -> Path:
+    """The folder of a model: `embedded` or a path.
+
+    Raises:
+        ModelError: if there is no diffusers folder there, or its pipeline is of a family not adapted yet.
+    """
+    folder = ASSETS / "embedded" if model == "embedded" else Path(model).expanduser()
+    if not (folder / "model_index.json").is_file():
+        hint = "restore assets/ from the repository" if model == "embedded" else "use 'embedded' or a diffusers folder"
+        raise ModelError(f"no model at {folder} (it has no model_index.json); {hint}")
+    pipeline = _read_json(folder / "model_index.json").get("_class_name")
+    known = sorted(family.pipeline for family in FAMILIES.values())
+    if pipeline not in known:
+        raise ModelError(f"{folder} is a {pipeline}; the pipelines adapted so far: {', '.join(known)}")
+    return folder
+
+
+def settings(model: str) -> Settings:
+    """The settings of a model: its own `lssgen.json` over those of its family. Raises ModelError."""
+    folder = resolve(model)
+    own = _read_json(folder / "lssgen.json") if (folder / "lssgen.json").is_file() else {}
+    unknown = set(own) - {field.name for field in fields(Settings)}
+    if unknown:
+        raise ModelError(f"{folder / 'lssgen.json'} has unknown fields: {', '.join(sorted(unknown))}")
+    config = _read_json(folder / "transformer" / "config.json")
+    if not config.get("guidance_embeds"):
+        own.setdefault("guidance_scale", None)
+    return Settings(**{"name": folder.name, **own})
+
+
+def source(model: str) -> ScheduleSource:
+    """Schedules and costs of a model from its folder's configuration, without loading weights. Raises ModelError."""
+    from lssgen.families.flux import FluxSource
+
+    folder, its = resolve(model), settings(model)
+    levels = _read_json(folder / "vae" / "config.json")["block_out_channels"]
+    return FluxSource(
+        its.name,
+        _read_json(folder / "scheduler" / "scheduler_config.json"),
+        _read_json(folder / "transformer" / "config.json"),
+        2 ** (len(levels) - 1),
+        its.max_sequence_length,
+        its.base_side,
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read ({error}); restore the model's folder") from error
