@@ -6,7 +6,9 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import lru_cache
+from math import ceil, log2
 
 from lssgen import schedule
 from lssgen.events import ArmFailed, ArmFinished, Event
@@ -52,27 +54,34 @@ class Engine:
             self._model = load(self._name, self._device)
         return self._model
 
-    def warm_up(self) -> None:
-        """Load the model and run both sizes once, untimed, so that the first timings are not those of a cold start."""
-        request = GenerationRequest(prompt="warm-up", steps=2, height=1024, width=1024, start=512)
-        for _ in self.compare(request):
+    def warm_up(self, request: GenerationRequest | None = None) -> None:
+        """Load the model and run each of the request's sizes for a step or two, untimed.
+
+        First calls are slower (allocation, kernel choice) and would otherwise be charged to whichever arm ran first.
+        """
+        request = request or GenerationRequest(prompt="warm-up")
+        fewest = ceil(log2(max(2.0, self.settings.base_side**2 / request.start**2)))
+        for _ in self.compare(replace(request, steps=min(request.steps, fewest), schedule="paper", split=None)):
             pass
 
-    def compare(self, request: GenerationRequest) -> Iterator[Event]:
+    def compare(self, request: GenerationRequest, stop: threading.Event | None = None) -> Iterator[Event]:
         """Run LSSGen, then the baseline. Closing the iterator stops the run within one denoiser step.
 
-        A failing arm yields `ArmFailed` and the other arm still runs.
+        A failing arm yields `ArmFailed` and the other arm still runs. `stop`, set by another thread, ends the run in
+        the same way: an iterator that waits for its next event cannot be closed from outside.
 
         Raises:
             ValueError: for a request this model cannot run, before anything is run.
         """
-        return self._stream(request, ("lssgen", "baseline"))
+        return self._stream(request, ("lssgen", "baseline"), stop)
 
     def generate(self, request: GenerationRequest) -> Iterator[Event]:
         """Run LSSGen alone; otherwise as `compare`."""
         return self._stream(request, ("lssgen",))
 
-    def _stream(self, request: GenerationRequest, arms: tuple[str, ...]) -> Iterator[Event]:
+    def _stream(
+        self, request: GenerationRequest, arms: tuple[str, ...], stop: threading.Event | None = None
+    ) -> Iterator[Event]:
         plan = self.plan(request)
         stages = {"lssgen": plan.stages, "baseline": plan.baseline}
         upsamplers = {"lssgen": request.upsampler, "baseline": "pixel"}
@@ -83,7 +92,7 @@ class Engine:
                 for arm in arms:
                     emit(_run(model, request, stages[arm], arm, upsamplers[arm], emit, stop))
 
-        return _in_thread(work)
+        return _in_thread(work, stop)
 
 
 def _run(
@@ -106,10 +115,10 @@ def _run(
         return ArmFailed(arm, f"{type(error).__name__}: {error}")
 
 
-def _in_thread(work: Work) -> Iterator[Event]:
+def _in_thread(work: Work, stop: threading.Event | None = None) -> Iterator[Event]:
     """The events of `work`, run in a thread of its own; closing the iterator sets `stop` and waits for the thread."""
     events: queue.Queue = queue.Queue()
-    stop, done = threading.Event(), object()
+    stop, done = stop or threading.Event(), object()
 
     def target() -> None:
         try:

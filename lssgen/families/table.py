@@ -57,6 +57,19 @@ class Family:
             self.name, self.scheduler, self.transformer, self.vae_factor, self.settings.max_sequence_length
         )
 
+    def to_dict(self) -> dict[str, Any]:
+        """A row of the table, JSON-ready."""
+        its = self.settings
+        return {
+            "name": self.name,
+            "title": self.title,
+            "pipeline": self.pipeline,
+            "multiple": self.source.multiple,
+            "steps": its.steps,
+            "guidance_scale": its.guidance_scale,
+            "licence": its.licence,
+        }
+
 
 FAMILIES = {
     "flux": Family(
@@ -79,6 +92,13 @@ FAMILIES = {
 }
 
 
+def family(name: str) -> Family:
+    """A family by name. Raises ValueError naming the ones there are."""
+    if name not in FAMILIES:
+        raise ValueError(f"family is {name!r}; it must be one of {', '.join(FAMILIES)}")
+    return FAMILIES[name]
+
+
 def resolve(model: str) -> Path:
     """The folder of a model: `embedded` or a path.
 
@@ -90,7 +110,7 @@ def resolve(model: str) -> Path:
         hint = "restore assets/ from the repository" if model == "embedded" else "use 'embedded' or a diffusers folder"
         raise ModelError(f"no model at {folder} (it has no model_index.json); {hint}")
     pipeline = _read_json(folder / "model_index.json").get("_class_name")
-    known = sorted(family.pipeline for family in FAMILIES.values())
+    known = sorted(row.pipeline for row in FAMILIES.values())
     if pipeline not in known:
         raise ModelError(f"{folder} is a {pipeline}; the pipelines adapted so far: {', '.join(known)}")
     return folder

@@ -1,0 +1,229 @@
+"""The command line: python -m lssgen plan | generate | compare | score | families | bench. Bad input exits with 2."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+from lssgen import __version__
+from lssgen.request import BASELINES, NOISES, SCHEDULES, UPSAMPLERS, GenerationRequest
+
+
+class Parser(argparse.ArgumentParser):
+    """Errors are one line and exit with 2."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command. Returns the exit code: 0, 1 if a run failed, 2 for bad input."""
+    args = _parser().parse_args(argv)
+    try:
+        return args.run(args)
+    except ValueError as error:
+        print(f"lssgen {args.command}: {error}", file=sys.stderr)
+        return 2
+    except (OSError, RuntimeError) as error:
+        print(f"lssgen {args.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"lssgen {args.command}: stopped", file=sys.stderr)
+        return 130
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="lssgen", description="Staged text-to-image generation in latent space, beside a baseline.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    plan = commands.add_parser("plan", help="show the stages, sigmas and predicted speed-up; needs no weights")
+    plan.add_argument("--family", help="plan for a family's published geometry instead of a model, such as flux")
+    _plan_arguments(plan)
+    plan.set_defaults(run=_plan)
+
+    generate = commands.add_parser("generate", help="make pictures by LSSGen alone")
+    compare = commands.add_parser("compare", help="make pictures by LSSGen and by the baseline, and time both")
+    for command, run in ((generate, _generate), (compare, _compare)):
+        _plan_arguments(command)
+        _run_arguments(command)
+        command.set_defaults(run=run)
+    compare.add_argument("--baseline", choices=BASELINES, default="native", help="what LSSGen is compared with")
+
+    score = commands.add_parser("score", help="score PNG files by TOPIQ (higher is better) and PIQE (lower is better)")
+    score.add_argument("images", nargs="*", type=Path, metavar="PNG")
+    score.add_argument("--fetch-topiq", action="store_true", help="first download TOPIQ's weights (noncommercial use)")
+    score.add_argument("--json", action="store_true", help="print one JSON object")
+    score.set_defaults(run=_score)
+
+    families = commands.add_parser("families", help="list the model families that are adapted")
+    families.add_argument("--json", action="store_true", help="print one JSON object")
+    families.set_defaults(run=_families)
+
+    bench = commands.add_parser("bench", help="measure the time an arm spends outside the networks' calls")
+    _plan_arguments(bench)
+    bench.add_argument("--repeat", type=int, default=5, help="interleaved repetitions; medians are reported")
+    bench.set_defaults(run=_bench)
+    return parser
+
+
+def _plan_arguments(parser: Parser) -> None:
+    parser.add_argument("--model", default="embedded", help="'embedded' or the path of a diffusers folder")
+    parser.add_argument("--height", type=int, default=1024, help="pixels")
+    parser.add_argument("--width", type=int, default=1024, help="pixels")
+    parser.add_argument("--start", type=int, default=512, help="short side of the first stage in pixels")
+    parser.add_argument("--steps", type=int, default=20, help="num_inference_steps of the native run")
+    parser.add_argument("--sigma", type=float, default=0.75, help="sigma_init in (0, 1]: where later stages start")
+    parser.add_argument("--schedule", choices=SCHEDULES, help="step rule; 'split' if --split is given, else 'paper'")
+    parser.add_argument("--split", type=float, help="share of the steps spent below the last stage, in (0, 1)")
+    parser.add_argument("--no-shorten", action="store_true", help="paper rule with full-length schedules everywhere")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _run_arguments(parser: Parser) -> None:
+    parser.add_argument("--prompt", required=True)
+    parser.add_argument("--seed", type=int, nargs="+", default=[0], help="several seeds make one run each")
+    parser.add_argument("--guidance", type=float, help="guidance_scale, where the model takes one")
+    parser.add_argument("--upsampler", choices=UPSAMPLERS, default="learned")
+    parser.add_argument("--noise", choices=NOISES, default="coupled")
+    parser.add_argument("--out", type=Path, default=Path("out"), help="folder for the PNGs, made if missing")
+    parser.add_argument("--no-scores", action="store_true", help="do not score the pictures")
+
+
+def _request(args: argparse.Namespace, **more: Any) -> GenerationRequest:
+    return GenerationRequest(
+        height=args.height,
+        width=args.width,
+        start=args.start,
+        steps=args.steps,
+        sigma=args.sigma,
+        schedule=args.schedule or ("paper" if args.split is None else "split"),
+        split=args.split,
+        shorten=not args.no_shorten,
+        **more,
+    )
+
+
+def _plan(args: argparse.Namespace) -> int:
+    from lssgen import schedule
+    from lssgen.families import table
+
+    request = _request(args, prompt="plan")
+    plan = schedule.plan(request, table.family(args.family).source if args.family else table.source(args.model))
+    print(json.dumps(plan.to_dict()) if args.json else plan)
+    return 0
+
+
+def _generate(args: argparse.Namespace) -> int:
+    return _run(args, "generate", "native")
+
+
+def _compare(args: argparse.Namespace) -> int:
+    return _run(args, "compare", args.baseline)
+
+
+def _run(args: argparse.Namespace, kind: str, baseline: str) -> int:
+    request = _request(
+        args,
+        prompt=args.prompt,
+        seeds=tuple(args.seed),
+        guidance_scale=args.guidance,
+        upsampler=args.upsampler,
+        noise=args.noise,
+        baseline=baseline,
+    )
+    from lssgen.engine import Engine
+    from lssgen.report import peak_memory_mb, summary, write_run
+    from lssgen.scoring import score
+
+    engine = Engine(args.model)
+    plan = engine.plan(request)
+    args.out.mkdir(parents=True, exist_ok=True)
+    engine.warm_up(request)
+    runs = []
+    for seed in request.seeds:
+        single = replace(request, seeds=(seed,))
+        events = getattr(engine, kind)(single)
+        scorer = None if args.no_scores else score
+        runs.append(write_run(events, single, args.out, plan.predicted_speedup, scorer, model=args.model))
+        if not args.json:
+            print(_table(runs[-1]), flush=True)
+    if args.json:
+        result = runs[0] if len(runs) == 1 else {"runs": runs, "summary": summary(runs)}
+        print(json.dumps({**result, "peak_memory_mb": peak_memory_mb()}))
+    return 0
+
+
+def _table(run: dict[str, Any]) -> str:
+    lines = [f"seed {run['seed']}"]
+    for arm, result in run["arms"].items():
+        seconds = "  ".join(f"{phase} {value:.2f}" for phase, value in result["seconds"].items())
+        scores = "  ".join(f"{name} {value}" for name, value in result["scores"].items())
+        lines += [f"  {arm:9} {result['image']}", f"            seconds: {seconds}"]
+        lines += [f"            scores: {scores}"] if scores else []
+    if "speedup" in run:
+        lines.append(
+            f"  speed-up of the denoising {run['speedup']:.2f} (predicted {run['predicted_speedup']:.2f}), "
+            f"of everything {run['speedup_total']:.2f}"
+        )
+    return "\n".join(lines)
+
+
+def _score(args: argparse.Namespace) -> int:
+    from PIL import Image, UnidentifiedImageError
+
+    from lssgen import scoring
+    from lssgen.report import scores_dict
+
+    if args.fetch_topiq:
+        print(f"TOPIQ weights at {scoring.fetch_topiq()}", file=sys.stderr)
+    elif not args.images:
+        raise ValueError("no pictures; name at least one PNG file")
+    results = {}
+    for path in args.images:
+        try:
+            with Image.open(path) as image:
+                results[str(path)] = scores_dict(scoring.score(image.convert("RGB")))
+        except (FileNotFoundError, IsADirectoryError, UnidentifiedImageError) as error:
+            raise ValueError(f"{path} is no readable picture ({type(error).__name__}); name a PNG file") from error
+    if args.json:
+        print(json.dumps({"scores": results}))
+    else:
+        for path, scores in results.items():
+            print(path, "  ".join(f"{name} {value}" for name, value in scores.items()))
+    return 0
+
+
+def _families(args: argparse.Namespace) -> int:
+    from lssgen.families.table import FAMILIES
+
+    rows = [family.to_dict() for family in FAMILIES.values()]
+    if args.json:
+        print(json.dumps({"families": rows}))
+    else:
+        for row in rows:
+            print(f"{row['name']:8} {row['pipeline']:16} sizes in multiples of {row['multiple']} px  {row['title']}")
+    return 0
+
+
+def _bench(args: argparse.Namespace) -> int:
+    from lssgen.bench import overhead
+    from lssgen.engine import Engine
+    from lssgen.request import check_whole
+
+    check_whole("repeat", args.repeat, 1, 1000)
+    result = overhead(Engine(args.model), _request(args, prompt="glossy red apple"), args.repeat)
+    if args.json:
+        print(json.dumps(result))
+    else:
+        for arm, row in result["arms"].items():
+            print(f"{arm:9} {row['seconds']:.2f} s, {row['outside_share']:.2%} of it outside the networks")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

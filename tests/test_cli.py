@@ -1,0 +1,172 @@
+"""The command line: JSON shapes, files written, one-line errors with exit code 2."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from lssgen.__main__ import main
+from lssgen.pictures import read_settings
+
+RUN = ["--prompt", "a red apple", "--height", "128", "--width", "128", "--start", "64", "--steps", "8", "--json"]
+
+
+def call(capsys, *args):
+    code = main([str(a) for a in args])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_plan_needs_no_weights_and_prints_the_agreed_shape(capsys):
+    code, out, _ = call(
+        capsys, "plan", "--family", "flux", "--height", 1024, "--width", 1024, "--start", 512, "--steps", 50,
+        "--sigma", 0.75, "--schedule", "paper", "--json",
+    )  # fmt: skip
+    plan = json.loads(out)
+    assert code == 0
+    assert [s["num_steps"] for s in plan["stages"]] == [25, 25]
+    assert len(plan["stages"][0]["sigmas"]) == 26
+    assert plan["stages"][0]["sigmas"][-1] == 0.0
+    assert len(plan["stages"][0]["timesteps"]) == 25
+    assert plan["predicted_speedup"] > 1
+
+
+def test_no_shorten_runs_full_schedules(capsys):
+    _, out, _ = call(capsys, "plan", "--family", "flux", "--steps", 50, "--no-shorten", "--json")
+    assert [s["schedule_steps"] for s in json.loads(out)["stages"]] == [50, 50]
+
+
+def test_compare_writes_pictures_and_prints_the_agreed_shape(capsys, tiny_folder, tmp_path):
+    code, out, _ = call(capsys, "compare", "--model", tiny_folder, *RUN, "--seed", 3, "--out", tmp_path)
+    result = json.loads(out)
+    assert code == 0
+    assert result["seed"] == 3
+    assert result["speedup"] > 0
+    assert result["speedup_total"] > 0
+    assert result["predicted_speedup"] > 1
+    assert result["peak_memory_mb"] > 100
+    for arm, stages in (("lssgen", 2), ("baseline", 1)):
+        row = result["arms"][arm]
+        assert Image.open(row["image"]).size == (128, 128)
+        assert read_settings(row["image"])["request"]["seeds"] == [3]
+        assert [set(s) for s in row["stages"]] == [{"height", "width", "num_steps", "seconds", "image"}] * stages
+        assert all(Image.open(s["image"]).size == (s["width"], s["height"]) for s in row["stages"])
+        assert set(row["seconds"]) == {"text", "denoise", "upsample", "decode", "total", "preview"}
+        parts = row["seconds"]
+        assert parts["text"] + parts["denoise"] + parts["upsample"] + parts["decode"] <= parts["total"]
+        for metric in ("topiq", "piqe"):
+            assert row["scores"][metric] is not None or row["scores"][f"{metric}_reason"]
+
+
+def test_several_seeds_make_runs_and_a_summary(capsys, tiny_folder, tmp_path):
+    _, out, _ = call(
+        capsys, "compare", "--model", tiny_folder, *RUN, "--no-scores", "--seed", 1, 2, 3, "--out", tmp_path
+    )
+    result = json.loads(out)
+    assert [run["seed"] for run in result["runs"]] == [1, 2, 3]
+    assert result["summary"]["runs"] == 3
+    speedups = sorted(run["speedup"] for run in result["runs"])
+    assert result["summary"]["speedup"] == speedups[1]
+    assert len(list(tmp_path.glob("*.png"))) == 3 * 5
+
+
+def test_generate_makes_the_staged_picture_alone(capsys, tiny_folder, tmp_path):
+    code, out, _ = call(capsys, "generate", "--model", tiny_folder, *RUN, "--no-scores", "--out", tmp_path)
+    assert code == 0
+    assert list(json.loads(out)["arms"]) == ["lssgen"]
+
+
+def test_split_without_naming_the_schedule(capsys, tiny_folder, tmp_path):
+    code, out, _ = call(
+        capsys, "generate", "--model", tiny_folder, *RUN, "--no-scores", "--split", "0.5", "--start", 48,
+        "--out", tmp_path,
+    )  # fmt: skip
+    assert code == 0
+    stages = json.loads(out)["arms"]["lssgen"]["stages"]
+    assert [(s["height"], s["num_steps"]) for s in stages] == [(48, 2), (96, 2), (128, 4)]
+
+
+def test_score_names_each_metric_and_reason(capsys, tmp_path):
+    from tests.conftest import tiny_image
+
+    tiny_image(128).save(tmp_path / "a.png")
+    code, out, _ = call(capsys, "score", tmp_path / "a.png", "--json")
+    (scores,) = json.loads(out)["scores"].values()
+    assert code == 0
+    assert {"topiq", "piqe"} <= set(scores)
+
+
+def test_families(capsys):
+    _, out, _ = call(capsys, "families", "--json")
+    (row,) = [row for row in json.loads(out)["families"] if row["name"] == "flux"]
+    assert row["multiple"] == 16
+
+
+def test_bench_reports_the_share_outside_the_networks(capsys, tiny_folder):
+    code, out, _ = call(
+        capsys, "bench", "--model", tiny_folder, "--height", 64, "--width", 64, "--start", 32, "--steps", 4,
+        "--repeat", 1, "--json",
+    )  # fmt: skip
+    arms = json.loads(out)["arms"]
+    assert code == 0
+    assert all(0 < arms[arm]["outside_share"] < 1 for arm in ("lssgen", "baseline"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["plan", "--steps", "0"], "from 1 to 1000"),
+        (["plan", "--steps", "10000"], "from 1 to 1000"),
+        (["plan", "--steps", "many"], "--steps"),
+        (["plan", "--height", "-1024"], "from 1 to 4096"),
+        (["plan", "--height", "1000"], "use 992 or 1024"),
+        (["plan", "--family", "flux", "--height", "1000"], "use 992 or 1008"),
+        (["plan", "--start", "2048"], "use at most 1024"),
+        (["plan", "--start", "64"], "the smallest start here is 128"),
+        (["plan", "--sigma", "nan"], "such as 0.75"),
+        (["plan", "--sigma", "1.5"], "such as 0.75"),
+        (["plan", "--split", "2"], "such as 0.5"),
+        (["plan", "--schedule", "paper", "--split", "0.5"], "schedule='split'"),
+        (["plan", "--family", "unheard-of"], "flux"),
+        (["generate", "--prompt", ""], "say what to draw"),
+        (["generate", "--prompt", "x", "--seed", "-1"], "from 0"),
+        (["generate", "--prompt", "x", "--model", "/nowhere"], "use 'embedded'"),
+        (["generate"], "--prompt"),
+        (["score"], "name at least one PNG"),
+        (["score", "/nowhere.png"], "name a PNG file"),
+        (["bench", "--repeat", "0"], "from 1 to 1000"),
+        (["nonsense"], "plan"),
+        ([], "COMMAND"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(capsys, arguments, hint):
+    try:
+        code = main(arguments)
+    except SystemExit as exit_:
+        code = exit_.code
+    captured = capsys.readouterr()
+    assert code == 2
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert hint in captured.err
+
+
+def test_errors_are_one_line_in_a_fresh_process_too():
+    """Importing the libraries behind the commands prints nothing of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "lssgen", "plan", "--start", "64"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["plan", "generate", "compare", "score", "families", "bench"])
+def test_every_command_has_help(capsys, command):
+    with pytest.raises(SystemExit) as exit_:
+        main([command, "--help"])
+    assert exit_.value.code == 0
+    assert "--json" in capsys.readouterr().out
