@@ -1,4 +1,4 @@
-"""The command line: python -m lssgen plan | generate | compare | score | families | bench. Bad input exits with 2."""
+"""The command line, python -m lssgen COMMAND: plan, generate, compare, sheet, score, families, bench. Bad input: exit 2."""
 
 from __future__ import annotations
 
@@ -53,6 +53,13 @@ def _parser() -> Parser:
         _run_arguments(command)
         command.set_defaults(run=run)
     compare.add_argument("--baseline", choices=BASELINES, default="native", help="what LSSGen is compared with")
+
+    sheet = commands.add_parser("sheet", help="make a contact sheet of a list of prompts, natively and by LSSGen")
+    sheet.add_argument("prompts", type=Path, metavar="FILE", help="text file with one prompt a line")
+    sheet.add_argument("--out", type=Path, required=True, help="the picture to write, such as sheet.png")
+    sheet.add_argument("--seed", type=int, default=0)
+    _plan_arguments(sheet)
+    sheet.set_defaults(run=_sheet)
 
     score = commands.add_parser("score", help="score PNG files by TOPIQ (higher is better) and PIQE (lower is better)")
     score.add_argument("images", nargs="*", type=Path, metavar="PNG")
@@ -171,6 +178,20 @@ def _table(run: dict[str, Any]) -> str:
             f"of everything {run['speedup_total']:.2f}"
         )
     return "\n".join(lines)
+
+
+def _sheet(args: argparse.Namespace) -> int:
+    from lssgen.engine import Engine
+    from lssgen.sheet import contact_sheet, read_prompts
+
+    prompts = read_prompts(args.prompts)
+    request = _request(args, prompt=prompts[0], seeds=(args.seed,))
+    progress = (lambda line: None) if args.json else print
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    contact_sheet(Engine(args.model), prompts, request, progress).save(args.out, optimize=True)
+    if args.json:
+        print(json.dumps({"sheet": str(args.out), "prompts": prompts}))
+    return 0
 
 
 def _score(args: argparse.Namespace) -> int:

@@ -100,6 +100,18 @@ def test_score_names_each_metric_and_reason(capsys, tmp_path):
     assert {"topiq", "piqe"} <= set(scores)
 
 
+def test_sheet_lays_out_every_prompt(capsys, tiny_folder, tmp_path):
+    (tmp_path / "prompts.txt").write_text("a red apple\n\na green tree\n")
+    arguments = [a for a in RUN if a not in ("--prompt", "a red apple")]
+    code, _, _ = call(
+        capsys, "sheet", tmp_path / "prompts.txt", "--model", tiny_folder, *arguments, "--out", tmp_path / "sheet.png"
+    )
+    assert code == 0
+    width, height = Image.open(tmp_path / "sheet.png").size
+    assert width > 2 * 256
+    assert height > 2 * 256
+
+
 def test_families(capsys):
     _, out, _ = call(capsys, "families", "--json")
     (row,) = [row for row in json.loads(out)["families"] if row["name"] == "flux"]
@@ -136,6 +148,7 @@ def test_bench_reports_the_share_outside_the_networks(capsys, tiny_folder):
         (["generate", "--prompt", "x", "--seed", "-1"], "from 0"),
         (["generate", "--prompt", "x", "--model", "/nowhere"], "use 'embedded'"),
         (["generate"], "--prompt"),
+        (["sheet", "/nowhere.txt", "--out", "x.png"], "one prompt a line"),
         (["score"], "name at least one PNG"),
         (["score", "/nowhere.png"], "name a PNG file"),
         (["bench", "--repeat", "0"], "from 1 to 1000"),
@@ -164,7 +177,7 @@ def test_errors_are_one_line_in_a_fresh_process_too():
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", ["plan", "generate", "compare", "score", "families", "bench"])
+@pytest.mark.parametrize("command", ["plan", "generate", "compare", "sheet", "score", "families", "bench"])
 def test_every_command_has_help(capsys, command):
     with pytest.raises(SystemExit) as exit_:
         main([command, "--help"])

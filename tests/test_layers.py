@@ -22,10 +22,11 @@ LEVELS = {
     "training": 2,
     "sampler": 3,
     "engine": 4,
-    "report": 4,
+    "report": 5,
+    "sheet": 5,
     "bench": 5,
     "ui": 5,
-    "__main__": 5,
+    "__main__": 6,
 }
 ALLOWED = {
     "gradio": ("app.py", "lssgen/ui/"),
