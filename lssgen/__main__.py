@@ -1,4 +1,4 @@
-"""The command line, python -m lssgen COMMAND: plan, generate, compare, sheet, score, families, bench. Bad input: exit 2."""
+"""The command line, python -m lssgen COMMAND: plan, generate, compare, sheet, score, families or bench."""
 
 from __future__ import annotations
 

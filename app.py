@@ -1,0 +1,72 @@
+"""LSSGen Studio's web page: `python app.py`, then open the address it prints.
+
+Defaults and bounds come from the Spacefile. GRADIO_SERVER_NAME and GRADIO_SERVER_PORT are honoured, as on a Hugging
+Face Space.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from dataclasses import replace
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before gradio is imported
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("TQDM_DISABLE", "1")  # progress bars of loading models
+
+from lssgen.spacefile import SpacefileError, read
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Build the page, launch it, and warm the model up behind it; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--host", help="address to listen on (127.0.0.1, or GRADIO_SERVER_NAME)")
+    parser.add_argument("--port", type=int, help="port (the first free one from 7860 on, or GRADIO_SERVER_PORT)")
+    parser.add_argument("--model", help="'embedded' or a diffusers folder, in place of the Spacefile's")
+    parser.add_argument("--no-warm-up", action="store_true", help="load the model at the first run only")
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        config = read().app
+    except SpacefileError as error:
+        print(error, file=sys.stderr)
+        return 1
+    config = replace(config, model=args.model or config.model, allow_paths=config.allow_paths and not on_a_space())
+
+    print("LSSGen Studio is starting …", flush=True)
+    from lssgen.ui.controls import default_request
+    from lssgen.ui.layout import build_ui
+    from lssgen.ui.models import Models
+    from lssgen.ui.theme import CSS, theme
+
+    models = Models(config.model)
+    page = build_ui(models, config).queue(max_size=config.queue)
+    _, address, _ = page.launch(
+        server_name=args.host,
+        server_port=args.port,
+        theme=theme(),
+        css=CSS,
+        footer_links=["api", "settings"],
+        run_history=False,
+        show_error=True,
+        ssr_mode=False,
+        max_file_size="1mb",
+        quiet=True,
+        prevent_thread_lock=True,
+    )
+    print(f"LSSGen Studio is at {address}", flush=True)
+    if not args.no_warm_up:
+        models.warm_up(default_request(config))
+    page.block_thread()
+    return 0
+
+
+def on_a_space() -> bool:
+    """Whether this is a public Hugging Face Space, where visitors must not name paths."""
+    return "SPACE_ID" in os.environ
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The web page: controls, the view folded from events, rendering, and the Gradio wiring."""

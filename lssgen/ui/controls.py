@@ -1,0 +1,198 @@
+"""The page's controls: their components, and what a visitor set in them as a GenerationRequest."""
+
+from __future__ import annotations
+
+import math
+import secrets
+
+import gradio as gr
+
+from lssgen.request import (
+    BASELINES,
+    MAX_PROMPT,
+    MAX_SEED,
+    UPSAMPLERS,
+    GenerationRequest,
+    check_real,
+    check_whole,
+)
+from lssgen.spacefile import AppConfig, Bounds
+
+NAMES = (
+    "prompt",
+    "sigma",
+    "start",
+    "auto",
+    "split",
+    "seed",
+    "random",
+    "width",
+    "height",
+    "steps",
+    "guidance_scale",
+    "baseline",
+    "upsampler",
+    "coupled",
+    "model",
+)
+UPSAMPLER_LABELS = {
+    "learned": "Learned, in latent space",
+    "bicubic": "Bicubic latents",
+    "nearest": "Nearest latents",
+    "pixel": "Pixels: decode, bicubic, encode",
+}
+BASELINE_LABELS = {"native": "Native: full size throughout", "pixel": "Staged, scaled in pixel space"}
+
+
+def request_from(values: dict[str, object], config: AppConfig, *, guided: bool) -> GenerationRequest:
+    """The request the controls ask for.
+
+    Args:
+        values: raw values by name, as the browser or an API client sent them: nothing about them is trusted.
+        config: the bounds.
+        guided: whether the model takes a guidance_scale; otherwise that control is not read.
+
+    Raises:
+        ValueError: naming the control, what it was, and what would work.
+    """
+    whole = {n: _whole(n, values[n], getattr(config, n)) for n in ("width", "height", "start", "steps")}
+    real = {n: _real(n, values[n], getattr(config, n)) for n in ("sigma", "split")}
+    flags = {n: _flag(n, values[n]) for n in ("auto", "coupled")}
+    return GenerationRequest(
+        prompt=values["prompt"],
+        height=whole["height"],
+        width=whole["width"],
+        start=whole["start"],
+        steps=whole["steps"],
+        sigma=real["sigma"],
+        schedule="paper" if flags["auto"] else "split",
+        split=None if flags["auto"] else real["split"],
+        seeds=(_whole("seed", values["seed"], Bounds(0, 0, MAX_SEED)),),
+        guidance_scale=_real("guidance_scale", values["guidance_scale"], config.guidance_scale) if guided else None,
+        upsampler=values["upsampler"],
+        noise="coupled" if flags["coupled"] else "fresh",
+        baseline=values["baseline"],
+    )
+
+
+def model_from(values: dict[str, object], config: AppConfig, own: str) -> str:
+    """The model asked for: the page's own, or a path where paths are allowed. Raises ValueError."""
+    name = values["model"]
+    if not isinstance(name, str) or not name.strip() or len(name) > 1000:
+        raise ValueError("model is empty or no text; use 'embedded' or the path of a diffusers folder")
+    name = name.strip()
+    if name != own and not config.allow_paths:
+        raise ValueError("this page runs its own model only")
+    return name
+
+
+def default_request(config: AppConfig) -> GenerationRequest:
+    """What the page asks for before anything is touched."""
+    return GenerationRequest(
+        prompt=config.prompt,
+        height=config.height.default,
+        width=config.width.default,
+        start=config.start.default,
+        steps=config.steps.default,
+        sigma=config.sigma.default,
+        seeds=(config.seed,),
+        upsampler=config.upsampler,
+        noise=config.noise,
+        baseline=config.baseline,
+    )
+
+
+def new_seed() -> int:
+    """A seed short enough to be read out."""
+    return secrets.randbelow(1_000_000)
+
+
+def _whole(name: str, value: object, bounds: Bounds) -> int:
+    if value is None or value == "":
+        raise ValueError(f"{name} is empty; enter a whole number from {bounds.min:g} to {bounds.max:g}")
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    check_whole(name, value, int(bounds.min), int(bounds.max))
+    return value
+
+
+def _real(name: str, value: object, bounds: Bounds) -> float:
+    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+        raise ValueError(f"{name} is empty; enter a number from {bounds.min:g} to {bounds.max:g}")
+    check_real(name, value, bounds.min, bounds.max)
+    return float(value)
+
+
+def _flag(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} is {str(value)[:60]!r}; it must be true or false")
+    return value
+
+
+def prompt_box(config: AppConfig) -> gr.Textbox:
+    return gr.Textbox(
+        config.prompt,
+        label="Prompt",
+        info="What to draw. The same prompt and seed go to both arms.",
+        lines=2,
+        max_lines=6,
+        max_length=MAX_PROMPT,
+        elem_id="prompt",
+        submit_btn=False,
+    )
+
+
+def knobs(config: AppConfig) -> dict[str, gr.components.Component]:
+    """The three controls LSSGen is about."""
+    return {
+        "sigma": _slider(config.sigma, 0.01, "sigma_init", "Noise level at which each larger stage starts. Lower: "
+                         "faster, closer to the small picture.", "sigma"),
+        "start": _slider(config.start, 32, "Start resolution", "Short side of the first stage, in pixels.", "start"),
+        "auto": gr.Checkbox(True, label="Step split: auto (paper rule)", info="Steps of each stage follow from its "
+                            "area. Off: choose the share yourself.", elem_id="auto"),
+        "split": gr.Slider(
+            config.split.min, config.split.max, config.split.default, step=0.05, visible=False, elem_id="split",
+            label="Share of steps below full size", info="Of the fixed budget of steps, spent before the last stage.",
+            buttons=[],
+        ),
+    }  # fmt: skip
+
+
+def seed_row(config: AppConfig) -> dict[str, gr.components.Component]:
+    """The seed, shown as used, and whether each run draws a new one."""
+    return {
+        "seed": gr.Number(config.seed, label="Seed", precision=0, min_width=110, elem_id="seed"),
+        "random": gr.Checkbox(False, label="New seed each run", min_width=110, elem_id="random"),
+    }
+
+
+def advanced(config: AppConfig, guidance: float | None, own: str) -> dict[str, gr.components.Component]:
+    """Everything that has a good default."""
+    with gr.Row():
+        width = gr.Number(config.width.default, label="Width", precision=0, min_width=90, elem_id="width")
+        height = gr.Number(config.height.default, label="Height", precision=0, min_width=90, elem_id="height")
+    return {
+        "width": width,
+        "height": height,
+        "steps": _slider(config.steps, 1, "Steps", "num_inference_steps of the full-size run.", "steps"),
+        "guidance_scale": gr.Slider(
+            config.guidance_scale.min, config.guidance_scale.max, guidance or config.guidance_scale.default, step=0.1,
+            label="Guidance scale", info="How strictly the picture follows the prompt.", visible=guidance is not None,
+            elem_id="guidance", buttons=[],
+        ),
+        "baseline": gr.Radio([(BASELINE_LABELS[b], b) for b in BASELINES], value=config.baseline, label="Baseline",
+                             info="What LSSGen is compared with.", elem_id="baseline"),
+        "upsampler": gr.Dropdown([(UPSAMPLER_LABELS[u], u) for u in UPSAMPLERS], value=config.upsampler,
+                                 label="Upsampler between stages", elem_id="upsampler"),
+        "coupled": gr.Checkbox(config.noise == "coupled", label="Coupled noise", elem_id="coupled",
+                               info="Derive every stage's noise from the baseline's, so that both pictures share their "
+                                    "composition. Off: independent noise."),
+        "model": gr.Textbox(own, label="Model", info="'embedded', or the path of a diffusers folder on this machine; "
+                            "press Enter.", visible=config.allow_paths, max_length=1000, elem_id="model"),
+    }  # fmt: skip
+
+
+def _slider(bounds: Bounds, step: float, label: str, info: str, elem_id: str) -> gr.Slider:
+    return gr.Slider(
+        bounds.min, bounds.max, bounds.default, step=step, label=label, info=info, elem_id=elem_id, buttons=[]
+    )

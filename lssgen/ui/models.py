@@ -1,0 +1,80 @@
+"""The models a page runs: its own, and one other that a visitor named by path; loaded and warmed in the background."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lssgen.engine import Engine
+from lssgen.request import GenerationRequest
+
+log = logging.getLogger(__name__)
+
+
+class Models:
+    """Engines by model name.
+
+    At most two are kept, the page's own and the last other one, so that weights do not pile up in memory.
+
+    Args:
+        default: the page's own model, `embedded` or a path.
+        engine: its engine, if it could be made; otherwise it is tried again at each use.
+    """
+
+    def __init__(self, default: str, engine: Engine | None = None) -> None:
+        self.default = default
+        self.warm = threading.Event()  # set once the first loading is over, well or not
+        self.warm.set()
+        self._own, self._other, self._other_name = engine, None, ""
+        self._lock = threading.Lock()
+        self._running = 0
+
+    def get(self, name: str) -> Engine:
+        """The engine of a model; its weights may not be loaded yet. Raises ModelError."""
+        with self._lock:
+            if name == self.default:
+                self._own = self._own or Engine(name)
+                return self._own
+            if name != self._other_name:
+                self._other, self._other_name = None, ""  # let go of the old weights first
+                self._other, self._other_name = Engine(name), name
+            return self._other
+
+    def warm_up(self, request: GenerationRequest) -> threading.Thread:
+        """Load the page's own model and warm it for `request`, in a thread.
+
+        A failure is logged here and told at the first run.
+        """
+        self.warm.clear()
+
+        def work() -> None:
+            try:
+                self.get(self.default).warm_up(request)
+            except ValueError as error:  # ModelError among them
+                log.warning("%s", error)
+            except Exception:
+                log.exception("the warm-up failed")
+            finally:
+                self.warm.set()
+
+        thread = threading.Thread(target=work, name="lssgen-warm-up", daemon=True)
+        thread.start()
+        return thread
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Marks a run, so that scoring keeps out of its way."""
+        with self._lock:
+            self._running += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running -= 1
+
+    @property
+    def busy(self) -> bool:
+        """Whether a run is going on for any visitor."""
+        return self._running > 0

@@ -1,0 +1,216 @@
+"""The page's handlers: thin functions from raw control values and a Session to outputs by component name."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import gradio as gr
+
+from lssgen.engine import Engine
+from lssgen.events import Scored, Stepped
+from lssgen.families.table import ModelError
+from lssgen.request import GenerationRequest
+from lssgen.scoring import HubUnreachable, fetch_topiq, score, topiq_status
+from lssgen.spacefile import AppConfig
+from lssgen.ui.controls import NAMES, model_from, new_seed, request_from
+from lssgen.ui.models import Models
+from lssgen.ui.outputs import Changes, Outputs, buttons, score_outputs, section, view_outputs
+from lssgen.ui.render import changed_html, error_html, plan_html, status_html
+from lssgen.ui.report import fetch_html
+from lssgen.ui.session import Session
+from lssgen.ui.view import FAILED, LOADING, STOPPED, WAITING, ViewState, advance, begin, finish
+
+log = logging.getLogger(__name__)
+MIN_GAP = 0.1  # seconds between two step updates of the page
+POLL = 0.1  # seconds between looks at something another thread does
+METRICS_IN_ORDER = ("piqe", "topiq")  # the quick one first
+
+
+class Studio:
+    """What the page does.
+
+    Args:
+        models: where engines come from.
+        config: defaults and bounds.
+    """
+
+    def __init__(self, models: Models, config: AppConfig) -> None:
+        self.models, self.config = models, config
+
+    def replan(self, session: Session, *raw: Any) -> Outputs:
+        """The plan of the controls as they are, or what is wrong with them; and whether the run shown is another."""
+        session.wanted = None
+        try:
+            engine, request, model = self._read(dict(zip(NAMES, raw, strict=True)))
+            session.wanted = (request, model)
+            html = plan_html(engine.plan(request), request)
+        except ModelError as error:
+            html = error_html(str(error), "The model cannot be used.")
+        except ValueError as error:
+            html = error_html(str(error))
+        return {"plan": html, **self._changed(session)}
+
+    def switch_model(self, session: Session, *raw: Any) -> Outputs:
+        """After another model was named: its guidance control and default, and the plan."""
+        values = dict(zip(NAMES, raw, strict=True))
+        outputs: Outputs = {}
+        try:
+            its = self.models.get(model_from(values, self.config, self.models.default)).settings
+            values["guidance_scale"] = its.guidance_scale
+            outputs["guidance_scale"] = gr.update(visible=its.guidance_scale is not None, value=its.guidance_scale)
+        except ValueError:
+            pass  # replan says what is wrong
+        return outputs | self.replan(session, *(values[name] for name in NAMES))
+
+    def claim(self, session: Session) -> Outputs:
+        """The click on Run, at once and outside the queue."""
+        if session.claimed:
+            raise gr.Error("A run is already going on here; stop it first.", print_exception=False)
+        session.claim()
+        return {"status": status_html(ViewState(WAITING, "for a turn on the model …")), **buttons(busy=True)}
+
+    def run(self, session: Session, *raw: Any) -> Iterator[Outputs]:
+        """A comparison, as it goes on. A request that cannot run leaves the former result where it is."""
+        if session.started:
+            raise gr.Error("A run is already going on here; stop it first.", print_exception=False)
+        if not session.claimed:  # an API client comes here directly
+            session.claim()
+        session.started = True
+        try:
+            with self.models.running():
+                yield from self._run(session, dict(zip(NAMES, raw, strict=True)))
+        except ValueError as error:
+            yield self._not_run(str(error))
+        except Exception as error:
+            log.exception("a run broke off")
+            message = f"it broke off ({type(error).__name__}: {error}); what was made is kept"
+            if session.view.request is not None:
+                session.view = replace(session.view, phase=FAILED, message=message)
+                yield view_outputs(session.view, session.shelf, topiq_status())
+            yield self._not_run(message)
+        finally:
+            session.stop.set()
+            session.release()
+
+    def stop(self, session: Session) -> Outputs:
+        """Ask the run to stop; it does within one denoiser step and shows so itself."""
+        if not session.claimed:
+            return {}
+        session.stop.set()
+        waiting = {} if session.started else {"status": status_html(ViewState(WAITING, "to leave the queue …"))}
+        return {"stop": gr.update(interactive=False), **waiting}
+
+    def settle(self, session: Session) -> Outputs:
+        """After a run, however it ended: a run that never got its turn must not leave the buttons behind."""
+        if not session.claimed:
+            return {}
+        session.release()
+        message = "too many visitors are waiting; try again in a moment"
+        return {"status": status_html(ViewState(FAILED, message)), **buttons(busy=False)}
+
+    def score(self, session: Session) -> Iterator[Outputs]:
+        """Scores of the finished pictures, one metric at a time, whenever no run needs the machine."""
+        shelf = session.shelf
+        current = lambda: session.shelf is shelf and not session.started  # noqa: E731
+        if not any(arm.result for arm in session.view.arms.values()):
+            return
+        session.view = replace(session.view, scoring=True)
+        yield score_outputs(session.view, topiq_status())
+        for metric in METRICS_IN_ORDER:
+            for name in session.view.arms:
+                while self.models.busy and current():
+                    time.sleep(POLL)
+                if not current():
+                    return
+                arm = session.view.arms[name]
+                known = arm.scores.get(metric)
+                if arm.result is None or (known is not None and known.value is not None):
+                    continue
+                scores = score(arm.result.images[0], (metric,))
+                if not current():
+                    return
+                session.view = advance(session.view, Scored(name, (scores,)))
+                yield score_outputs(session.view, topiq_status())
+        session.view = replace(session.view, scoring=False)
+        yield score_outputs(session.view, topiq_status())
+
+    def fetch(self) -> Iterator[Outputs]:
+        """Download TOPIQ's weights in a thread and tell how it goes."""
+        said: queue.Queue = queue.Queue()
+
+        def work() -> None:
+            try:
+                fetch_topiq(progress=lambda share, text: said.put((fetch_html(f"Downloading: {text}"), False)))
+                said.put((fetch_html("TOPIQ is here; the pictures are scored now."), True))
+            except HubUnreachable as error:
+                said.put((fetch_html(str(error), bad=True), True))
+            except Exception as error:
+                log.exception("fetching TOPIQ failed")
+                said.put((fetch_html(f"The download failed ({type(error).__name__}).", bad=True), True))
+
+        yield {"fetch_note": fetch_html("Asking the Hugging Face hub …"), "fetch": gr.update(interactive=False)}
+        threading.Thread(target=work, name="lssgen-fetch", daemon=True).start()
+        over, last = False, 0.0
+        while not over:
+            html, over = said.get()
+            if over or time.monotonic() - last > 0.5:
+                last = time.monotonic()
+                yield {"fetch_note": html, "fetch": gr.update(interactive=over)}
+
+    def _read(self, values: dict[str, Any]) -> tuple[Engine, GenerationRequest, str]:
+        model = model_from(values, self.config, self.models.default)
+        engine = self.models.get(model)
+        request = request_from(values, self.config, guided=engine.settings.guidance_scale is not None)
+        return engine, request, model
+
+    def _run(self, session: Session, values: dict[str, Any]) -> Iterator[Outputs]:
+        if values["random"] is True:
+            values["seed"] = new_seed()
+            yield {"seed": values["seed"]}
+        engine, request, model = self._read(values)
+        plan = engine.plan(request)
+        if values["random"] is True or session.wanted is None:  # the seed is new to the controls; an API has none
+            session.wanted = (request, model)
+        yield {"status": status_html(ViewState(LOADING, "the model …")), **buttons(busy=True)}
+        while not (self.models.warm.wait(POLL) or session.stop.is_set()):
+            pass
+        if session.stop.is_set():
+            yield {"status": status_html(ViewState(STOPPED, "before the run began.")), **buttons(busy=False)}
+            return
+        changes, last, topiq = Changes(), 0.0, topiq_status()
+        state = None
+        events = engine.compare(request, session.stop)
+        try:
+            for event in events:
+                if state is None:  # the model is there: from here on the former result makes room
+                    state = begin(request, plan, model)
+                    session.new_shelf()
+                    session.view = state
+                    yield self._changed(session)
+                session.view = state = advance(state, event)
+                if not isinstance(event, Stepped) or time.monotonic() - last >= MIN_GAP:
+                    last = time.monotonic()
+                    yield changes.of(view_outputs(state, session.shelf, topiq))
+        finally:
+            events.close()
+            if state is not None:
+                session.view = finish(session.view)
+        if state is None:
+            yield {"status": status_html(ViewState(STOPPED, "before the run began.")), **buttons(busy=False)}
+            return
+        yield changes.of(view_outputs(session.view, session.shelf, topiq))
+
+    def _changed(self, session: Session) -> Outputs:
+        """The mark of a run that is no longer what the controls ask for."""
+        shown = session.view
+        changed = shown.request is not None and session.wanted != (shown.request, shown.model)
+        return {"changed": section(changed_html(changed))}
+
+    def _not_run(self, message: str) -> Outputs:
+        return {"status": status_html(ViewState(FAILED, message)), **buttons(busy=False)}

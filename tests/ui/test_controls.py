@@ -1,0 +1,94 @@
+"""From raw control values to a request: nothing that arrives is trusted."""
+
+import math
+import re
+from dataclasses import replace
+
+import pytest
+
+from lssgen.request import MAX_PROMPT
+from lssgen.ui.controls import NAMES, default_request, model_from, request_from
+
+
+def test_untouched_controls_give_the_default_request(config, values):
+    request = request_from({**values, "prompt": config.prompt}, config, guided=False)
+    assert request == default_request(config)
+
+
+def test_the_values_fixture_names_every_control(values):
+    assert tuple(values) == NAMES
+
+
+def test_auto_off_asks_for_the_share(config, values):
+    request = request_from({**values, "auto": False, "split": 0.3}, config, guided=False)
+    assert (request.schedule, request.split) == ("split", 0.3)
+    assert request_from(values, config, guided=False).split is None
+
+
+def test_guidance_is_read_only_where_the_model_takes_it(config, values):
+    assert request_from({**values, "guidance_scale": "x"}, config, guided=False).guidance_scale is None
+    assert request_from({**values, "guidance_scale": 5}, config, guided=True).guidance_scale == 5.0
+
+
+def test_fresh_noise_and_a_whole_float(config, values):
+    request = request_from({**values, "coupled": False, "width": 128.0}, config, guided=False)
+    assert (request.noise, request.width) == ("fresh", 128)
+    assert type(request.width) is int
+
+
+HOSTILE = [
+    ("prompt", "", "prompt is empty"),
+    ("prompt", "  \n", "prompt is empty"),
+    ("prompt", None, "prompt is None"),
+    ("prompt", ["a"], "must be text"),
+    ("prompt", "x" * 100_000, f"at most {MAX_PROMPT:,}"),
+    ("width", None, "width is empty; enter a whole number from 64 to 256"),
+    ("width", -128, "width is -128; it must be a whole number from 64 to 256"),
+    ("width", 100_000, "width is 100000"),
+    ("height", 128.5, "height is 128.5"),
+    ("height", math.nan, "height is nan"),
+    ("height", math.inf, "height is inf"),
+    ("height", "128", "height is '128'"),
+    ("start", {"a": 1}, "start is"),
+    ("steps", 0, "steps is 0; it must be a whole number from 2 to 50"),
+    ("steps", 10_000, "steps is 10000"),
+    ("steps", True, "steps is True"),
+    ("seed", -1, "seed is -1"),
+    ("seed", 2**40, "seed is"),
+    ("seed", "", "seed is empty"),
+    ("sigma", 0.1, "sigma is 0.1; it must be a number from 0.2 to 1"),
+    ("sigma", math.nan, "sigma is empty"),
+    ("sigma", math.inf, "sigma is inf"),
+    ("split", 1.0, "split is 1.0"),
+    ("auto", "yes", "auto is 'yes'; it must be true or false"),
+    ("coupled", None, "coupled is 'None'"),
+    ("baseline", "best", "baseline is 'best'; it must be one of native, pixel"),
+    ("upsampler", None, "upsampler is None"),
+    ("upsampler", ["learned"], "upsampler is"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "message"), HOSTILE)
+def test_a_bad_value_is_refused_by_name(config, values, name, value, message):
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        request_from({**values, name: value}, config, guided=False)
+    assert len(str(caught.value)) < 300
+
+
+def test_guidance_out_of_bounds_is_refused(config, values):
+    with pytest.raises(ValueError, match="guidance_scale is 1000"):
+        request_from({**values, "guidance_scale": 1000}, config, guided=True)
+
+
+def test_a_public_page_takes_no_path(config, values):
+    public = replace(config, allow_paths=False)
+    with pytest.raises(ValueError, match="its own model only"):
+        model_from({**values, "model": "/etc"}, public, config.model)
+    assert model_from(values, public, config.model) == config.model
+    assert model_from({**values, "model": " /some/folder "}, config, config.model) == "/some/folder"
+
+
+@pytest.mark.parametrize("value", [None, "", 7, "x" * 2000])
+def test_a_model_that_is_no_text_is_refused(config, values, value):
+    with pytest.raises(ValueError, match="model is empty or no text"):
+        model_from({**values, "model": value}, config, config.model)
