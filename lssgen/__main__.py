@@ -83,7 +83,7 @@ def _plan_arguments(parser: Parser) -> None:
     parser.add_argument("--height", type=int, default=1024, help="pixels")
     parser.add_argument("--width", type=int, default=1024, help="pixels")
     parser.add_argument("--start", type=int, default=512, help="short side of the first stage in pixels")
-    parser.add_argument("--steps", type=int, default=20, help="num_inference_steps of the native run")
+    parser.add_argument("--steps", type=int, help="num_inference_steps of the native run (the model's own if left out)")
     parser.add_argument("--sigma", type=float, default=0.75, help="sigma_init in (0, 1]: where later stages start")
     parser.add_argument("--schedule", choices=SCHEDULES, help="step rule; 'split' if --split is given, else 'paper'")
     parser.add_argument("--split", type=float, help="share of the steps spent below the last stage, in (0, 1)")
@@ -106,13 +106,20 @@ def _request(args: argparse.Namespace, **more: Any) -> GenerationRequest:
         height=args.height,
         width=args.width,
         start=args.start,
-        steps=args.steps,
+        steps=_own_steps(args) if args.steps is None else args.steps,
         sigma=args.sigma,
         schedule=args.schedule or ("paper" if args.split is None else "split"),
         split=args.split,
         shorten=not args.no_shorten,
         **more,
     )
+
+
+def _own_steps(args: argparse.Namespace) -> int:
+    from lssgen.families import table
+
+    family = getattr(args, "family", None)
+    return (table.family(family).settings if family else table.settings(args.model)).steps
 
 
 def _plan(args: argparse.Namespace) -> int:
@@ -126,14 +133,14 @@ def _plan(args: argparse.Namespace) -> int:
 
 
 def _generate(args: argparse.Namespace) -> int:
-    return _run(args, "generate", "native")
+    return _run(args, "native", compare=False)
 
 
 def _compare(args: argparse.Namespace) -> int:
-    return _run(args, "compare", args.baseline)
+    return _run(args, args.baseline, compare=True)
 
 
-def _run(args: argparse.Namespace, kind: str, baseline: str) -> int:
+def _run(args: argparse.Namespace, baseline: str, *, compare: bool) -> int:
     request = _request(
         args,
         prompt=args.prompt,
@@ -144,30 +151,40 @@ def _run(args: argparse.Namespace, kind: str, baseline: str) -> int:
         baseline=baseline,
     )
     from lssgen.engine import Engine
-    from lssgen.report import peak_memory_mb, summary, write_run
+    from lssgen.report import failures, peak_memory_mb, summary, write_run
     from lssgen.scoring import score
 
     engine = Engine(args.model)
     plan = engine.plan(request)
-    args.out.mkdir(parents=True, exist_ok=True)
+    _make_folder(args.out)
     engine.warm_up(request)
     runs = []
-    for seed in request.seeds:
+    for turn, seed in enumerate(request.seeds):
         single = replace(request, seeds=(seed,))
-        events = getattr(engine, kind)(single)
-        scorer = None if args.no_scores else score
-        runs.append(write_run(events, single, args.out, plan.predicted_speedup, scorer, model=args.model))
+        events = engine.compare(single, baseline_first=turn % 2 == 1) if compare else engine.generate(single)
+        runs.append(write_run(events, single, args.out, plan, None if args.no_scores else score, model=args.model))
         if not args.json:
             print(_table(runs[-1]), flush=True)
     if args.json:
         result = runs[0] if len(runs) == 1 else {"runs": runs, "summary": summary(runs)}
         print(json.dumps({**result, "peak_memory_mb": peak_memory_mb()}))
-    return 0
+    failed = failures(runs)
+    print(*failed, sep="\n", end="\n" if failed else "", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--out is {path}, which cannot be written ({error.strerror}); name another folder") from error
 
 
 def _table(run: dict[str, Any]) -> str:
     lines = [f"seed {run['seed']}"]
     for arm, result in run["arms"].items():
+        if "error" in result:
+            continue
         seconds = "  ".join(f"{phase} {value:.2f}" for phase, value in result["seconds"].items())
         scores = "  ".join(f"{name} {value}" for name, value in result["scores"].items())
         lines += [f"  {arm:9} {result['image']}", f"            seconds: {seconds}"]
@@ -187,7 +204,9 @@ def _sheet(args: argparse.Namespace) -> int:
     prompts = read_prompts(args.prompts)
     request = _request(args, prompt=prompts[0], seeds=(args.seed,))
     progress = (lambda line: None) if args.json else print
-    args.out.parent.mkdir(parents=True, exist_ok=True)
+    if args.out.suffix.lower() != ".png":
+        raise ValueError(f"--out is {args.out}; name a PNG file, such as sheet.png")
+    _make_folder(args.out.parent)
     contact_sheet(Engine(args.model), prompts, request, progress).save(args.out, optimize=True)
     if args.json:
         print(json.dumps({"sheet": str(args.out), "prompts": prompts}))
@@ -195,7 +214,7 @@ def _sheet(args: argparse.Namespace) -> int:
 
 
 def _score(args: argparse.Namespace) -> int:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     from lssgen import scoring
     from lssgen.report import scores_dict
@@ -209,7 +228,7 @@ def _score(args: argparse.Namespace) -> int:
         try:
             with Image.open(path) as image:
                 results[str(path)] = scores_dict(scoring.score(image.convert("RGB")))
-        except (FileNotFoundError, IsADirectoryError, UnidentifiedImageError) as error:
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise ValueError(f"{path} is no readable picture ({type(error).__name__}); name a PNG file") from error
     if args.json:
         print(json.dumps({"scores": results}))

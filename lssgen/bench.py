@@ -8,10 +8,13 @@ from contextlib import ExitStack, contextmanager
 from statistics import median
 from typing import Any
 
+import torch
+
 from lssgen.engine import Engine
 from lssgen.events import ArmFailed, ArmFinished
 from lssgen.families.base import Model
 from lssgen.request import GenerationRequest
+from lssgen.sampler import synchronize
 
 
 def overhead(engine: Engine, request: GenerationRequest, repeat: int) -> dict[str, Any]:
@@ -25,10 +28,10 @@ def overhead(engine: Engine, request: GenerationRequest, repeat: int) -> dict[st
     model = engine.load()
     seconds: dict[str, list[float]] = {"lssgen": [], "baseline": []}
     shares: dict[str, list[float]] = {"lssgen": [], "baseline": []}
-    for _ in range(repeat):
+    for turn in range(repeat):
         with _network_time(model) as spent:
             before = 0.0
-            for event in engine.compare(request):
+            for event in engine.compare(request, baseline_first=turn % 2 == 1):
                 if isinstance(event, ArmFailed):
                     raise RuntimeError(f"the {event.arm} arm failed: {event.message}")
                 if isinstance(event, ArmFinished):
@@ -53,19 +56,21 @@ def _network_time(model: Model) -> Iterator[list[float]]:
     targets += [(network, "forward") for network in networks if network is not None]
     with ExitStack() as stack:
         for owner, name in targets:
-            stack.enter_context(_timed(owner, name, spent))
+            stack.enter_context(_timed(owner, name, spent, pipe._execution_device))
         yield spent
 
 
 @contextmanager
-def _timed(owner: Any, name: str, spent: list[float]) -> Iterator[None]:
+def _timed(owner: Any, name: str, spent: list[float], device: torch.device) -> Iterator[None]:
     original: Callable = getattr(owner, name)
 
     def call(*args: Any, **kwargs: Any) -> Any:
+        synchronize(device)
         start = time.perf_counter()
         try:
             return original(*args, **kwargs)
         finally:
+            synchronize(device)
             spent[0] += time.perf_counter() - start
 
     setattr(owner, name, call)

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import logging
-import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from functools import lru_cache
-from math import ceil, log2
 
 from lssgen import schedule
 from lssgen.events import ArmFailed, ArmFinished, Event
@@ -16,11 +13,11 @@ from lssgen.families import table
 from lssgen.families.base import Model
 from lssgen.families.load import load
 from lssgen.request import GenerationRequest
-from lssgen.sampler import Emit, Stopped, run_arm
-from lssgen.schedule import Plan, ScheduleSource
+from lssgen.sampler import Emit, Stop, Stopped, run_arm
+from lssgen.schedule import Plan, ScheduleSource, Stage
+from lssgen.stream import stream
 
 log = logging.getLogger(__name__)
-Work = Callable[[Emit, threading.Event], None]
 
 
 class Engine:
@@ -39,14 +36,17 @@ class Engine:
         self._name, self._device = model, device
         self._source: ScheduleSource = table.source(model)
         self._model: Model | None = None
+        self._has_upsampler = (table.resolve(model) / "upsampler").is_dir()
         self._lock = threading.Lock()  # the stock scheduler is swapped during a run: one run at a time
-        self.plan = lru_cache(maxsize=256)(self._plan)
 
-    def _plan(self, request: GenerationRequest) -> Plan:
+    def plan(self, request: GenerationRequest) -> Plan:
         """The stages of both arms. Quick, needs no weights. Raises ValueError."""
         if request.guidance_scale is not None and self.settings.guidance_scale is None:
             raise ValueError(f"guidance_scale is {request.guidance_scale:g}; this model has it built in: leave it out")
-        return schedule.plan(request, self._source)
+        plan = schedule.plan(request, self._source)
+        if len(plan.stages) > 1 and request.upsampler == "learned" and not self._has_upsampler:
+            raise ValueError("upsampler is 'learned' but this model has none; use 'bicubic' or 'pixel'")
+        return plan
 
     def load(self) -> Model:
         """The loaded model; loads it on the first call. Raises ModelError."""
@@ -55,88 +55,84 @@ class Engine:
         return self._model
 
     def warm_up(self, request: GenerationRequest | None = None) -> None:
-        """Load the model and run each of the request's sizes for a step or two, untimed.
+        """Load the model and run one step at each size of the request's plan, untimed.
 
         First calls are slower (allocation, kernel choice) and would otherwise be charged to whichever arm ran first.
+
+        Raises:
+            ValueError: for a request this model cannot run.
         """
         request = request or GenerationRequest(prompt="warm-up")
-        fewest = ceil(log2(max(2.0, self.settings.base_side**2 / request.start**2)))
-        for _ in self.compare(replace(request, steps=min(request.steps, fewest), schedule="paper", split=None)):
-            pass
+        single = self._filled(replace(request, seeds=request.seeds[:1]))
+        arms = self._arms(single)
+        with self._lock:
+            model = self.load()
+            for arm, (stages, upsampler) in arms.items():
+                run_arm(model, single, tuple(map(_last_step, stages)), arm=arm, upsampler=upsampler)
 
-    def compare(self, request: GenerationRequest, stop: threading.Event | None = None) -> Iterator[Event]:
-        """Run LSSGen, then the baseline. Closing the iterator stops the run within one denoiser step.
+    def compare(
+        self, request: GenerationRequest, stop: threading.Event | None = None, *, baseline_first: bool = False
+    ) -> Iterator[Event]:
+        """Run LSSGen and the baseline.
 
-        A failing arm yields `ArmFailed` and the other arm still runs. `stop`, set by another thread, ends the run in
-        the same way: an iterator that waits for its next event cannot be closed from outside.
+        A failing arm yields `ArmFailed` and the other arm still runs. Closing the iterator ends the run within one
+        denoiser step, and so does setting `stop` from another thread. The listener's own time is charged to no arm.
+
+        Args:
+            request: what to run.
+            stop: ends the run when set.
+            baseline_first: run the baseline first; benchmarks alternate the order.
 
         Raises:
             ValueError: for a request this model cannot run, before anything is run.
         """
-        return self._stream(request, ("lssgen", "baseline"), stop)
+        return self._stream(request, ("baseline", "lssgen") if baseline_first else ("lssgen", "baseline"), stop)
 
-    def generate(self, request: GenerationRequest) -> Iterator[Event]:
+    def generate(self, request: GenerationRequest, stop: threading.Event | None = None) -> Iterator[Event]:
         """Run LSSGen alone; otherwise as `compare`."""
-        return self._stream(request, ("lssgen",))
+        return self._stream(request, ("lssgen",), stop)
 
     def _stream(
-        self, request: GenerationRequest, arms: tuple[str, ...], stop: threading.Event | None = None
+        self, request: GenerationRequest, names: tuple[str, ...], stop: threading.Event | None
     ) -> Iterator[Event]:
-        plan = self.plan(request)
-        stages = {"lssgen": plan.stages, "baseline": plan.baseline}
-        upsamplers = {"lssgen": request.upsampler, "baseline": "pixel"}
+        request = self._filled(request)
+        arms = self._arms(request)
 
-        def work(emit: Emit, stop: threading.Event) -> None:
+        def work(emit: Emit, stopped: Stop) -> None:
             with self._lock:
                 model = self.load()
-                for arm in arms:
-                    emit(_run(model, request, stages[arm], arm, upsamplers[arm], emit, stop))
+                for arm in names:
+                    emit(_run(model, request, *arms[arm], arm, emit, stopped))
 
-        return _in_thread(work, stop)
+        return stream(work, stop)
+
+    def _filled(self, request: GenerationRequest) -> GenerationRequest:
+        """The request with the model's own guidance_scale where none was asked for."""
+        own = self.settings.guidance_scale
+        return replace(request, guidance_scale=own) if request.guidance_scale is None else request
+
+    def _arms(self, request: GenerationRequest) -> dict[str, tuple[tuple[Stage, ...], str]]:
+        plan = self.plan(request)
+        return {"lssgen": (plan.stages, request.upsampler), "baseline": (plan.baseline, "pixel")}
+
+
+def _last_step(stage: Stage) -> Stage:
+    return replace(stage, sigmas=stage.sigmas[-2:], timesteps=stage.timesteps[-1:])
 
 
 def _run(
     model: Model,
     request: GenerationRequest,
-    stages: tuple[schedule.Stage, ...],
-    arm: str,
+    stages: tuple[Stage, ...],
     upsampler: str,
+    arm: str,
     emit: Emit,
-    stop: threading.Event,
+    stopped: Stop,
 ) -> ArmFinished | ArmFailed:
     try:
-        return run_arm(model, request, stages, arm=arm, upsampler=upsampler, emit=emit, stop=stop)
+        return run_arm(model, request, stages, arm=arm, upsampler=upsampler, emit=emit, stopped=stopped)
     except Stopped:
         raise
-    except ValueError as error:
-        return ArmFailed(arm, str(error))
     except Exception as error:  # an arm that breaks must not take the other one, or the page, with it
         log.exception("the %s arm failed", arm)
         return ArmFailed(arm, f"{type(error).__name__}: {error}")
-
-
-def _in_thread(work: Work, stop: threading.Event | None = None) -> Iterator[Event]:
-    """The events of `work`, run in a thread of its own; closing the iterator sets `stop` and waits for the thread."""
-    events: queue.Queue = queue.Queue()
-    stop, done = stop or threading.Event(), object()
-
-    def target() -> None:
-        try:
-            work(events.put, stop)
-        except Stopped:
-            pass
-        except Exception as error:
-            events.put(error)
-        finally:
-            events.put(done)
-
-    thread = threading.Thread(target=target, name="lssgen-run", daemon=True)
-    thread.start()
-    try:
-        while (event := events.get()) is not done:
-            if isinstance(event, Exception):
-                raise event
-            yield event
-    finally:
-        stop.set()
-        thread.join()

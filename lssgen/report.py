@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -16,86 +15,100 @@ from PIL.Image import Image
 from lssgen.events import ArmFailed, ArmFinished, Event, StageFinished
 from lssgen.pictures import save_png
 from lssgen.request import GenerationRequest
+from lssgen.schedule import Plan
 from lssgen.scoring import Score
 
 Scorer = Callable[[Image], dict[str, Score]]
-
-
-class RunFailed(RuntimeError):
-    """An arm broke off; the pictures made before are on disk."""
 
 
 def write_run(
     events: Iterable[Event],
     request: GenerationRequest,
     out: Path,
-    predicted_speedup: float,
+    plan: Plan,
     scorer: Scorer | None = None,
     **facts: Any,
 ) -> dict[str, Any]:
     """Drain the events of a one-seed run, write every picture below `out`, score, and return the run as a dict.
 
+    An arm that failed has only its `error`; the pictures it made before are on disk.
+
     Args:
         events: from `Engine.compare` or `Engine.generate`.
         request: what was asked, with exactly one seed.
         out: folder for `SEED-ARM.png` and `SEED-ARM-stageK.png`, made if missing.
-        predicted_speedup: of the plan.
+        plan: of the request.
         scorer: scores a finished picture, after both arms are done; None for no scores.
         facts: put into each PNG's settings beside the request, such as the model's name.
-
-    Raises:
-        RunFailed: if an arm failed.
     """
     (seed,) = request.seeds
+    counts = {"lssgen": len(plan.stages), "baseline": len(plan.baseline)}
     start, first_picture = time.perf_counter(), None
     arms: dict[str, dict[str, Any]] = {}
     finals: dict[str, Image] = {}
-    stage_files: list[str] = []
+    files: dict[str, list[str]] = {"lssgen": [], "baseline": []}
     for event in events:
         match event:
             case StageFinished():
-                first_picture = first_picture or time.perf_counter() - start
-                name = f"{seed}-{event.arm}-stage{event.index + 1}.png"
-                stage_files.append(str(save_png(event.images[0], out / name, request, arm=event.arm, **facts)))
+                if event.arm == "lssgen" and not files["baseline"]:
+                    first_picture = first_picture or time.perf_counter() - start
+                last = event.index == counts[event.arm] - 1
+                path = out / (f"{seed}-{event.arm}" + ("" if last else f"-stage{event.index + 1}") + ".png")
+                save_png(event.images[0], path, request, arm=event.arm, stage=event.index + 1, **facts)
+                files[event.arm].append(str(path))
             case ArmFinished():
-                name = f"{seed}-{event.arm}.png"
-                image = save_png(event.images[0], out / name, request, arm=event.arm, **facts)
+                arms[event.arm] = _arm(event, files[event.arm])
                 finals[event.arm] = event.images[0]
-                arms[event.arm] = _arm(event, str(image), stage_files)
-                stage_files = []
             case ArmFailed():
-                raise RunFailed(f"the {event.arm} arm failed: {event.message}")
+                arms[event.arm] = {"error": event.message}
     for arm, image in finals.items():
         arms[arm]["scores"] = scores_dict(scorer(image)) if scorer else {}
+    arms = {arm: arms[arm] for arm in ("lssgen", "baseline") if arm in arms}
     run = {"seed": seed, "arms": arms, "first_picture_seconds": first_picture}
-    return {**run, **_speedups(arms, predicted_speedup)}
+    return {**run, **_speedups(arms, plan.predicted_speedup)}
+
+
+def failures(runs: list[dict[str, Any]]) -> list[str]:
+    """What went wrong, one line for each failed arm."""
+    return [
+        f"seed {run['seed']}: the {arm} arm failed: {result['error']}"
+        for run in runs
+        for arm, result in run["arms"].items()
+        if "error" in result
+    ]
 
 
 def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Medians over runs: each arm's seconds, the speed-ups, and the time to the first picture."""
-    phases = runs[0]["arms"]["lssgen"]["seconds"]
-    of = lambda get: median(map(get, runs))  # noqa: E731
-    result: dict[str, Any] = {
+    """Medians over the runs that did not fail: each arm's seconds, the speed-ups, the time to the first picture.
+
+    The latter over the runs in which LSSGen came first.
+    """
+    runs = [run for run in runs if not failures([run])]
+    if not runs:
+        return {"runs": 0}
+    arms = {arm: [run["arms"][arm]["seconds"] for run in runs] for arm in runs[0]["arms"]}
+    first = [run["first_picture_seconds"] for run in runs if run["first_picture_seconds"] is not None]
+    return {
         "runs": len(runs),
-        "first_picture_seconds": of(lambda run: run["first_picture_seconds"]),
+        "first_picture_seconds": median(first),
         "seconds": {
-            arm: {phase: of(lambda run, a=arm, p=phase: run["arms"][a]["seconds"][p]) for phase in phases}
-            for arm in runs[0]["arms"]
+            arm: {phase: median(row[phase] for row in rows) for phase in rows[0]} for arm, rows in arms.items()
         },
+        **{name: median(run[name] for run in runs) for name in runs[0] if name.endswith(("speedup", "speedup_total"))},
     }
-    for name in ("speedup", "speedup_total", "predicted_speedup"):
-        if name in runs[0]:
-            result[name] = of(lambda run, n=name: run[n])
-    return result
 
 
-def peak_memory_mb() -> float:
-    """Largest resident memory of this process so far."""
+def peak_memory_mb() -> float | None:
+    """Largest resident memory of this process so far; None where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def _arm(event: ArmFinished, image: str, stage_files: list[str]) -> dict[str, Any]:
+def _arm(event: ArmFinished, files: list[str]) -> dict[str, Any]:
     stages = [
         {
             "height": stage.height,
@@ -104,9 +117,9 @@ def _arm(event: ArmFinished, image: str, stage_files: list[str]) -> dict[str, An
             "seconds": stage.seconds,
             "image": file,
         }
-        for stage, file in zip(event.stages, stage_files, strict=True)
+        for stage, file in zip(event.stages, files, strict=True)
     ]
-    return {"image": image, "stages": stages, "seconds": asdict(event.seconds)}
+    return {"image": files[-1], "stages": stages, "seconds": asdict(event.seconds)}
 
 
 def scores_dict(scores: dict[str, Score]) -> dict[str, Any]:
@@ -116,7 +129,7 @@ def scores_dict(scores: dict[str, Score]) -> dict[str, Any]:
 
 
 def _speedups(arms: dict[str, dict[str, Any]], predicted: float) -> dict[str, float]:
-    if "baseline" not in arms:
+    if any("seconds" not in arms.get(arm, {}) for arm in ("lssgen", "baseline")):
         return {"predicted_speedup": predicted}
     fast, slow = arms["lssgen"]["seconds"], arms["baseline"]["seconds"]
     return {

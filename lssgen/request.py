@@ -125,6 +125,8 @@ def _check_prompt(prompt: object) -> None:
         raise ValueError(f"prompt is {_show(prompt)}; it must be text, such as 'a glossy red apple'")
     if not prompt.strip():
         raise ValueError("prompt is empty; say what to draw, such as 'a glossy red apple'")
+    if not prompt.isprintable() and any("\ud800" <= character <= "\udfff" for character in prompt):
+        raise ValueError("prompt has half a character (a lone surrogate); type it anew")
     if len(prompt) > MAX_PROMPT:
         raise ValueError(f"prompt has {len(prompt):,} characters; at most {MAX_PROMPT:,} are taken")
 
@@ -135,9 +137,17 @@ def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an int beyond every float
+        return False
 
 
 def _show(value: object) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python refuses to print ints of more than 4,300 digits
+        text = "a huge number"
     return text if len(text) <= 60 else text[:57] + "..."

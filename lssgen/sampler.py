@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from lssgen.request import GenerationRequest
 from lssgen.schedule import Stage
 
 Emit = Callable[[Event], None]
+Stop = Callable[[], bool]
 
 
 class Stopped(Exception):
@@ -29,7 +29,7 @@ class Clock:
 
     def __init__(self, device: torch.device) -> None:
         self.spent: Counter[str] = Counter()
-        self._cuda = device.type == "cuda"
+        self._device = device
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -41,9 +41,16 @@ class Clock:
             self.spent[name] += self._now() - start - aside
 
     def _now(self) -> float:
-        if self._cuda:
-            torch.cuda.synchronize()
+        synchronize(self._device)
         return time.perf_counter()
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until all work queued on the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 class NoiseSource:
@@ -72,7 +79,7 @@ def run_arm(
     arm: str,
     upsampler: str,
     emit: Emit = lambda event: None,
-    stop: threading.Event | None = None,
+    stopped: Stop = lambda: False,
 ) -> ArmFinished:
     """Run the stages of one arm and report as it goes.
 
@@ -85,23 +92,25 @@ def run_arm(
         arm: name put into the events.
         upsampler: how latents are enlarged between stages, one of `lssgen.request.UPSAMPLERS`.
         emit: receives the events, in this thread; its time counts as preview.
-        stop: when set, the run raises `Stopped` within one denoiser step.
+        stopped: asked before each stage and after each step; when true, the run raises `Stopped`.
 
     Raises:
-        Stopped: after `stop` was set.
+        Stopped: when `stopped` said so.
         ValueError: if `upsampler` is "learned" and the model has none.
     """
     if len(stages) > 1 and upsampler == "learned" and model.upsampler is None:
         raise ValueError("this model has no learned upsampler; use upsampler='bicubic' or 'pixel'")
-    adapter, stop = model.adapter, stop or threading.Event()
+    adapter = model.adapter
     clock, finished = Clock(adapter.pipe._execution_device), []
     with clock.phase("total"):
+        _check(stopped)
         with clock.phase("text"):
             encoded = adapter.encode(request.prompt, len(request.seeds))
         noise = NoiseSource(adapter, request)
         latents = None
         for index, stage in enumerate(stages):
             last = index == len(stages) - 1
+            _check(stopped)
             with clock.phase("preview"):
                 emit(StageStarted(arm, index, stage.height, stage.width, stage.num_steps))
             if latents is None:
@@ -112,7 +121,7 @@ def run_arm(
                 latents = renoise_flow(latents, noise.at(stage.height, stage.width), stage.sigma_start)
             before = clock.spent["denoise"]
             with clock.phase("denoise"):
-                on_step = _stepper(model, stage, latents, arm, index, clock, emit, stop)
+                on_step = _stepper(model, stage, latents, arm, index, clock, emit, stopped)
                 latents = adapter.denoise(stage, latents, encoded, request.guidance_scale, on_step)
             seconds = clock.spent["denoise"] - before
             with clock.phase("decode" if last else "preview"):
@@ -121,7 +130,6 @@ def run_arm(
             finished.append(event)
             with clock.phase("preview"):
                 emit(event)
-            _check(stop)
     return ArmFinished(arm, finished[-1].images, tuple(finished), Seconds(**clock.spent))
 
 
@@ -145,13 +153,13 @@ def _stepper(
     index: int,
     clock: Clock,
     emit: Emit,
-    stop: threading.Event,
+    stopped: Stop,
 ) -> Callable[[int, torch.Tensor], None]:
     """The per-step callback: stops, previews the clean estimate, reports; all of it outside the denoising time."""
 
     def on_step(step: int, after: torch.Tensor) -> None:
         nonlocal latents
-        _check(stop)
+        _check(stopped)
         with clock.phase("preview"):
             image = None
             if model.preview is not None:
@@ -163,6 +171,6 @@ def _stepper(
     return on_step
 
 
-def _check(stop: threading.Event) -> None:
-    if stop.is_set():
+def _check(stopped: Stop) -> None:
+    if stopped():
         raise Stopped

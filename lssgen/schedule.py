@@ -119,11 +119,14 @@ def plan(request: GenerationRequest, source: ScheduleSource) -> Plan:
     else:
         sizes = free_sizes(request.height, request.width, request.start, source.multiple)
     if len(sizes) == 1:
+        notes.append("start equals the target: one stage, the same as the native run")
         stages = (_stage(source, sizes[0], request.steps),)
     elif request.schedule == "paper":
         stages = _paper_stages(request, source, sizes)
     else:
         stages = _split_stages(request, source, sizes)
+    if request.baseline == "pixel":
+        return Plan(source.name, stages, stages, tuple(notes))
     native_steps = request.steps
     if request.schedule == "paper" and len(stages) > 1 and stages[-1].schedule_steps != request.steps:
         native_steps = stages[-1].schedule_steps
@@ -131,8 +134,7 @@ def plan(request: GenerationRequest, source: ScheduleSource) -> Plan:
             f"below {source.base_side} px the paper rule shortens the last schedule too: "
             f"the native arm runs {native_steps} steps, not {request.steps}"
         )
-    native = (_stage(source, sizes[-1], native_steps),)
-    return Plan(source.name, stages, stages if request.baseline == "pixel" else native, tuple(notes))
+    return Plan(source.name, stages, (_stage(source, sizes[-1], native_steps),), tuple(notes))
 
 
 def check_target(height: int, width: int, source: ScheduleSource) -> None:
@@ -170,18 +172,18 @@ def free_sizes(height: int, width: int, start: int, multiple: int) -> list[tuple
     """
     short, long = sorted((height, width))
     _check_start_below(start, short)
-    usable = [s for s in range(multiple, short + 1, multiple) if s * long % (short * multiple) == 0]
-    if start not in usable:
+    whole = [s for s in range(multiple, short + 1, multiple) if s * long % (short * multiple) == 0]
+    usable = [s for s in whole if _hops(s, short) <= MAX_UPSAMPLINGS]
+    if start not in whole:
         nearest = min(usable, key=lambda s: abs(s - start))
         raise ValueError(
             f"start is {start}; both sides of a {_size((height, width))} picture's first stage must be multiples of "
             f"{multiple}: the nearest start that works is {nearest}"
         )
     if _hops(start, short) > MAX_UPSAMPLINGS:
-        smallest = next(s for s in usable if _hops(s, short) <= MAX_UPSAMPLINGS)
         raise ValueError(
             f"start is {start}, which needs {_hops(start, short)} upsamplings of at most {MAX_UPSAMPLINGS}; "
-            f"the smallest start here is {smallest}"
+            f"the smallest start here is {usable[0]}"
         )
     sizes = [(height * start // short, width * start // short)]
     while min(sizes[-1]) * 2 <= short:

@@ -103,6 +103,8 @@ class LatentUpsampler(ModelMixin, ConfigMixin):
             raise ValueError("block_out_channels, strides and is_up_samples need one entry for each block")
         if any(stride != (2 if up else 1) for stride, up in zip(strides, is_up_samples, strict=True)):
             raise ValueError(f"strides are {list(strides)}; each must be 2 where is_up_samples is true, else 1")
+        if sum(is_up_samples) != 1:
+            raise ValueError(f"is_up_samples is {list(is_up_samples)}; exactly one block must double the size")
         if act_fn != "silu":
             raise ValueError(f"act_fn is {act_fn!r}; it must be 'silu'")
         self.upsampler = UpsamplerNet(

@@ -12,16 +12,18 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from lssgen.engine import Engine
+from lssgen.families import table
 from lssgen.families.base import Model
 from lssgen.families.load import load
 from lssgen.previews import LatentPreview
+from lssgen.schedule import ScheduleSource
 from lssgen.upsampler import LatentUpsampler
 
 DATA = Path(__file__).parent / "data"
 WORDS = ["<pad>", "<eos>", "<unk>", "a", "red", "green", "apple", "tree", "3d", "glossy"]
 
 
-def tiny_flux() -> FluxPipeline:
+def tiny_flux(guidance_embeds: bool = False) -> FluxPipeline:
     """A FluxPipeline of an f4 VAE with 4 channels, so that sizes are multiples of 8 px; random weights, seed 0."""
     torch.manual_seed(0)
     transformer = FluxTransformer2DModel(
@@ -33,6 +35,7 @@ def tiny_flux() -> FluxPipeline:
         joint_attention_dim=32,
         pooled_projection_dim=32,
         axes_dims_rope=(4, 6, 6),
+        guidance_embeds=guidance_embeds,
     )
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3,
@@ -113,6 +116,11 @@ def tiny_image(side: int, seed: int = 0):
 @pytest.fixture(scope="session")
 def tiny_model(tiny_folder: Path) -> Model:
     return load(str(tiny_folder), "cpu")
+
+
+@pytest.fixture(scope="session")
+def tiny_source(tiny_folder: Path) -> ScheduleSource:
+    return table.source(str(tiny_folder))
 
 
 @pytest.fixture(scope="session")

@@ -53,6 +53,8 @@ def test_compare_writes_pictures_and_prints_the_agreed_shape(capsys, tiny_folder
         row = result["arms"][arm]
         assert Image.open(row["image"]).size == (128, 128)
         assert read_settings(row["image"])["request"]["seeds"] == [3]
+        assert read_settings(row["image"])["stage"] == stages
+        assert row["stages"][-1]["image"] == row["image"]
         assert [set(s) for s in row["stages"]] == [{"height", "width", "num_steps", "seconds", "image"}] * stages
         assert all(Image.open(s["image"]).size == (s["width"], s["height"]) for s in row["stages"])
         assert set(row["seconds"]) == {"text", "denoise", "upsample", "decode", "total", "preview"}
@@ -71,7 +73,24 @@ def test_several_seeds_make_runs_and_a_summary(capsys, tiny_folder, tmp_path):
     assert result["summary"]["runs"] == 3
     speedups = sorted(run["speedup"] for run in result["runs"])
     assert result["summary"]["speedup"] == speedups[1]
-    assert len(list(tmp_path.glob("*.png"))) == 3 * 5
+    assert len(list(tmp_path.glob("*.png"))) == 3 * 3
+
+
+def test_a_failed_arm_is_reported_beside_the_other_and_exits_1(capsys, tiny_folder, tmp_path, monkeypatch):
+    from lssgen.upsampler import LatentUpsampler
+
+    monkeypatch.setattr("lssgen.engine.Engine.warm_up", lambda self, request: None)
+    monkeypatch.setattr(LatentUpsampler, "upsample", lambda *args: 1 / 0)
+    code, out, err = call(
+        capsys, "compare", "--model", tiny_folder, *RUN, "--no-scores", "--seed", 1, 2, "--out", tmp_path
+    )
+    result = json.loads(out)
+    assert code == 1
+    assert "seed 2: the lssgen arm failed: ZeroDivisionError" in err
+    for run in result["runs"]:
+        assert "ZeroDivisionError" in run["arms"]["lssgen"]["error"]
+        assert run["arms"]["baseline"]["seconds"]["total"] > 0
+    assert (tmp_path / "1-lssgen-stage1.png").exists()
 
 
 def test_generate_makes_the_staged_picture_alone(capsys, tiny_folder, tmp_path):
@@ -151,6 +170,9 @@ def test_bench_reports_the_share_outside_the_networks(capsys, tiny_folder):
         (["sheet", "/nowhere.txt", "--out", "x.png"], "one prompt a line"),
         (["score"], "name at least one PNG"),
         (["score", "/nowhere.png"], "name a PNG file"),
+        (["score", __file__], "name a PNG file"),
+        (["generate", "--prompt", "x", "--out", "/dev/null/x"], "name another folder"),
+        (["sheet", __file__, "--out", "sheet.xyz"], "name a PNG file"),
         (["bench", "--repeat", "0"], "from 1 to 1000"),
         (["nonsense"], "plan"),
         ([], "COMMAND"),

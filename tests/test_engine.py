@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -37,22 +39,61 @@ def test_pixel_baseline_shares_the_first_stage(tiny_engine):
     assert arms["baseline"].seconds.upsample > 0
 
 
-def test_closing_the_stream_stops_within_one_step(tiny_engine):
-    """The transformer is called at most once more after the stream is closed."""
+@pytest.mark.parametrize("how", ["close", "stop"])
+def test_a_run_ends_within_one_step(tiny_engine, how):
+    """The transformer is called at most once more after the stream is closed or `stop` is set."""
     transformer = tiny_engine.load().adapter.pipe.transformer
-    calls = []
+    calls, stop = [], threading.Event()
     handle = transformer.register_forward_hook(lambda *args: calls.append(1))
     try:
-        events = tiny_engine.compare(replace(REQUEST, steps=400))
+        events = tiny_engine.compare(replace(REQUEST, steps=400), stop)
         next(e for e in events if isinstance(e, Stepped))
         before = len(calls)
-        events.close()
-        after = len(calls)
+        if how == "close":
+            events.close()
+        else:
+            stop.set()
+            assert not finished(events)
+        with tiny_engine._lock:  # the run holds it to its end
+            assert len(calls) - before <= 1
     finally:
         handle.remove()
-    assert after - before <= 1 + 1  # one step may already have been under way when the event was read
-    assert not any(t.name == "lssgen-run" for t in threading.enumerate())
     assert finished(tiny_engine.compare(REQUEST)).keys() == {"lssgen", "baseline"}
+
+
+def test_stop_before_the_first_stage_runs_nothing(tiny_engine):
+    stop = threading.Event()
+    stop.set()
+    assert list(tiny_engine.compare(REQUEST, stop)) == []
+
+
+def test_an_event_set_belongs_to_its_owner(tiny_engine):
+    """A run that ended by itself must not leave the caller's stop set: a second run would silently be empty."""
+    stop = threading.Event()
+    assert finished(tiny_engine.compare(REQUEST, stop))
+    assert not stop.is_set()
+
+
+def test_the_listeners_time_is_charged_to_no_arm(tiny_engine):
+    """Once the first arm's pictures were written beside the second arm's steps."""
+    events, longest = tiny_engine.compare(REQUEST), 0.0
+    for event in events:
+        if isinstance(event, ArmFinished):
+            longest = max(longest, event.seconds.preview)
+        time.sleep(0.05)
+    assert longest >= 8 * 0.05
+
+
+def test_the_baseline_can_go_first(tiny_engine):
+    order = [e.arm for e in tiny_engine.compare(REQUEST, baseline_first=True) if isinstance(e, ArmFinished)]
+    assert order == ["baseline", "lssgen"]
+
+
+def test_an_abandoned_stream_frees_the_engine(tiny_engine):
+    events = tiny_engine.compare(REQUEST)
+    next(events)
+    del events
+    assert finished(tiny_engine.compare(REQUEST))
 
 
 def test_a_failing_arm_leaves_the_other_and_what_was_made(tiny_folder, monkeypatch):
@@ -97,12 +138,26 @@ def test_two_runs_at_once_take_turns(tiny_engine):
     assert np.array_equal(first, second)
 
 
-def test_warm_up_runs_the_sizes_asked(tiny_engine):
-    sizes = []
-    compare = tiny_engine.compare
-    tiny_engine.compare = lambda request: sizes.append(request) or compare(request)
+@pytest.mark.parametrize("fields", [{}, {"start": 48, "schedule": "split", "split": 0.5}, {"baseline": "pixel"}])
+def test_warm_up_runs_each_planned_size_once_for_one_seed(tiny_engine, fields):
+    """Once it always warmed the paper rule's sizes, refused targets those do not divide, and ran all seeds at once."""
+    request = replace(REQUEST, seeds=(1, 2, 3), **fields)
+    seen = []
+    transformer = tiny_engine.load().adapter.pipe.transformer
+    handle = transformer.register_forward_hook(lambda *args: seen.append(tuple(args[-1][0].shape[:2])))
     try:
-        tiny_engine.warm_up(REQUEST)
+        tiny_engine.warm_up(request)
     finally:
-        del tiny_engine.compare
-    assert (sizes[0].height, sizes[0].start, sizes[0].steps) == (128, 64, 2)
+        handle.remove()
+    plan = tiny_engine.plan(request)
+    assert seen == [(1, s.height * s.width // 64) for s in (*plan.stages, *plan.baseline)]
+
+
+def test_learned_is_refused_at_once_where_there_is_no_upsampler(tiny_folder, tmp_path):
+    folder = shutil.copytree(tiny_folder, tmp_path / "model")
+    shutil.rmtree(folder / "upsampler")
+    engine = Engine(str(folder), "cpu")
+    with pytest.raises(ValueError, match="use 'bicubic' or 'pixel'"):
+        engine.plan(REQUEST)
+    assert engine.plan(replace(REQUEST, upsampler="bicubic")).stages
+    assert engine.plan(replace(REQUEST, start=128)).stages

@@ -38,6 +38,8 @@ def test_refusals():
         LatentUpsampler(strides=(1, 1))
     with pytest.raises(ValueError, match="one entry for each"):
         LatentUpsampler(strides=(2,))
+    with pytest.raises(ValueError, match="exactly one block"):
+        LatentUpsampler(strides=(2, 2), is_up_samples=(True, True))
     with pytest.raises(ValueError, match="'silu'"):
         LatentUpsampler(act_fn="relu")
     with pytest.raises(ValueError, match="4 channels"):

@@ -18,7 +18,7 @@ from PIL.Image import Image
 
 from lssgen.latents import LatentSpace
 from lssgen.previews import LatentPreview
-from lssgen.schedule import ScheduleSource, Stage
+from lssgen.schedule import Stage
 from lssgen.upsampler import LatentUpsampler
 
 OnStep = Callable[[int, torch.Tensor], None]
@@ -32,12 +32,10 @@ class Adapter(ABC):
     Attributes:
         pipe: the stock pipeline, left exactly as found by every method.
         space: the VAE's latent space.
-        source: schedules and step costs of this model, for `lssgen.schedule.plan`.
     """
 
     pipe: DiffusionPipeline
     space: LatentSpace
-    source: ScheduleSource
 
     @abstractmethod
     def encode(self, prompt: str, batch: int) -> dict[str, Any]:

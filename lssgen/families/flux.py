@@ -61,6 +61,7 @@ class FluxSource:
                 self._pipe(
                     prompt_embeds=torch.zeros(1, 1, 1),
                     pooled_prompt_embeds=torch.zeros(1, 1),
+                    latents=torch.zeros(1, height * width // self.multiple**2, 4),
                     height=height,
                     width=width,
                     num_inference_steps=steps,
@@ -74,15 +75,12 @@ class FluxSource:
 class FluxAdapter(Adapter):
     """`FluxPipeline` behind the sampler's contract."""
 
-    def __init__(self, pipe: FluxPipeline, name: str, max_sequence_length: int = 512, base_side: int = 1024) -> None:
+    def __init__(self, pipe: FluxPipeline, max_sequence_length: int = 512) -> None:
         self.pipe = pipe
         self.max_sequence_length = max_sequence_length
         vae = pipe.vae.config
         self.space = LatentSpace(
             vae.latent_channels, pipe.vae_scale_factor, vae.scaling_factor, vae.shift_factor or 0.0
-        )
-        self.source = FluxSource(
-            name, pipe.scheduler.config, pipe.transformer.config, pipe.vae_scale_factor, max_sequence_length, base_side
         )
 
     @torch.no_grad()

@@ -29,7 +29,7 @@ def load(model: str, device: torch.device | str | None = None) -> Model:
         raise ModelError(f"the model at {folder} cannot be loaded ({_first_line(error)}); restore its files") from error
     pipe.set_progress_bar_config(disable=True)
     pipe.vae.to(memory_format=torch.channels_last)  # decodes about 1.4 times as fast on a CPU
-    adapter = FluxAdapter(pipe, its.name, its.max_sequence_length, its.base_side)
+    adapter = FluxAdapter(pipe, its.max_sequence_length)
     preview = LatentPreview(its.latent_rgb) if its.latent_rgb else None
     return Model(adapter, _upsampler(folder / "upsampler", adapter, device, dtype), preview)
 

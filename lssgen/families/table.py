@@ -5,13 +5,17 @@ A model folder may carry `lssgen.json` beside `model_index.json`, with any field
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from lssgen.request import check_real, check_whole
 from lssgen.schedule import ScheduleSource
 
+SCHEDULER = "FlowMatchEulerDiscreteScheduler"
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 
 
@@ -34,6 +38,12 @@ class Settings:
     base_side: int = 1024
     licence: str = "unknown"
     latent_rgb: tuple[tuple[float, float, float], ...] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "max_sequence_length", "base_side"):
+            check_whole(name, getattr(self, name), 1, 4096)
+        if self.guidance_scale is not None:
+            check_real("guidance_scale", self.guidance_scale, 0.0, 100.0)
 
 
 @dataclass(frozen=True)
@@ -99,6 +109,23 @@ def family(name: str) -> Family:
     return FAMILIES[name]
 
 
+def _model_errors(function: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Whatever a missing, incomplete or odd folder makes Python raise becomes a ModelError."""
+
+    @functools.wraps(function)
+    def checked(model: str) -> Any:
+        try:
+            return function(model)
+        except ModelError:
+            raise
+        except (OSError, RuntimeError, LookupError, TypeError, AttributeError, ValueError) as error:
+            what = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+            raise ModelError(f"the model {model[:200]!r} cannot be read ({what}); restore its configuration") from error
+
+    return checked
+
+
+@_model_errors
 def resolve(model: str) -> Path:
     """The folder of a model: `embedded` or a path.
 
@@ -116,6 +143,7 @@ def resolve(model: str) -> Path:
     return folder
 
 
+@_model_errors
 def settings(model: str) -> Settings:
     """The settings of a model: its own `lssgen.json` over those of its family. Raises ModelError."""
     folder = resolve(model)
@@ -129,15 +157,19 @@ def settings(model: str) -> Settings:
     return Settings(**{"name": folder.name, **own})
 
 
+@_model_errors
 def source(model: str) -> ScheduleSource:
     """Schedules and costs of a model from its folder's configuration, without loading weights. Raises ModelError."""
     from lssgen.families.flux import FluxSource
 
     folder, its = resolve(model), settings(model)
     levels = _read_json(folder / "vae" / "config.json")["block_out_channels"]
+    scheduler = _read_json(folder / "scheduler" / "scheduler_config.json")
+    if scheduler.get("_class_name") != SCHEDULER:
+        raise ModelError(f"{folder} comes with a {scheduler.get('_class_name')}; staged sampling needs a {SCHEDULER}")
     return FluxSource(
         its.name,
-        _read_json(folder / "scheduler" / "scheduler_config.json"),
+        scheduler,
         _read_json(folder / "transformer" / "config.json"),
         2 ** (len(levels) - 1),
         its.max_sequence_length,
@@ -147,6 +179,9 @@ def source(model: str) -> ScheduleSource:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read ({error}); restore the model's folder") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} holds no JSON object; restore the model's folder")
+    return content

@@ -45,6 +45,33 @@ def test_a_broken_file_is_one_clear_error(folder, name):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("vae/config.json", {}),
+        ("transformer/config.json", {}),
+        ("scheduler/scheduler_config.json", {}),
+        ("scheduler/scheduler_config.json", {"_class_name": "FlowMatchHeunDiscreteScheduler"}),
+        ("model_index.json", []),
+        ("lssgen.json", {"base_side": "x"}),
+        ("lssgen.json", {"max_sequence_length": 0}),
+        ("lssgen.json", []),
+    ],
+)
+def test_valid_json_that_says_too_little_is_one_clear_error(folder, name, content):
+    (folder / name).write_text(json.dumps(content))
+    with pytest.raises(ModelError) as caught:
+        table.source(str(folder))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["x" * 5000, "~nobody-here/model", "\0", ""])
+def test_absurd_paths_are_one_clear_error(path):
+    with pytest.raises(ModelError) as caught:
+        table.resolve(path)
+    assert len(str(caught.value)) < 600
+
+
 def test_an_upsampler_of_another_vae_is_refused(folder):
     from lssgen.upsampler import LatentUpsampler
 
