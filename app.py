@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import socket
 import sys
 from dataclasses import replace
 
@@ -18,12 +19,17 @@ os.environ.setdefault("TQDM_DISABLE", "1")  # progress bars of loading models
 
 from lssgen.spacefile import SpacefileError, read
 
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
 
 def main(argv: list[str] | None = None) -> int:
     """Build the page, launch it, and warm the model up behind it; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--host", help="address to listen on (127.0.0.1, or GRADIO_SERVER_NAME)")
-    parser.add_argument("--port", type=int, help="port (the first free one from 7860 on, or GRADIO_SERVER_PORT)")
+    host, port = os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1", os.environ.get("GRADIO_SERVER_PORT") or None
+    parser.add_argument("--host", default=host, help="address to listen on (127.0.0.1, or GRADIO_SERVER_NAME)")
+    parser.add_argument(
+        "--port", type=int, default=port, help="port (the first free one from 7860 on, or GRADIO_SERVER_PORT)"
+    )
     parser.add_argument("--model", help="'embedded' or a diffusers folder, in place of the Spacefile's")
     parser.add_argument("--no-warm-up", action="store_true", help="load the model at the first run only")
     args = parser.parse_args(argv)
@@ -33,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     except SpacefileError as error:
         print(error, file=sys.stderr)
         return 1
-    config = replace(config, model=args.model or config.model, allow_paths=config.allow_paths and not on_a_space())
+    config = replace(config, model=args.model or config.model, allow_paths=config.allow_paths and is_private(args.host))
 
     print("LSSGen Studio is starting …", flush=True)
     from lssgen.ui.controls import default_request
@@ -43,19 +49,27 @@ def main(argv: list[str] | None = None) -> int:
 
     models = Models(config.model)
     page = build_ui(models, config).queue(max_size=config.queue)
-    _, address, _ = page.launch(
-        server_name=args.host,
-        server_port=args.port,
-        theme=theme(),
-        css=CSS,
-        footer_links=["api", "settings"],
-        run_history=False,
-        show_error=True,
-        ssr_mode=False,
-        max_file_size="1mb",
-        quiet=True,
-        prevent_thread_lock=True,
-    )
+    try:
+        check_address(args.host, args.port or 0)
+        _, address, _ = page.launch(
+            server_name=args.host,
+            server_port=args.port,
+            theme=theme(),
+            css=CSS,
+            footer_links=["api", "settings"],
+            run_history=False,
+            show_error=True,
+            ssr_mode=False,
+            share=False,
+            max_file_size="1mb",
+            quiet=True,
+            prevent_thread_lock=True,
+        )
+    except (OSError, OverflowError) as error:  # a taken port, another machine's address, a port above 65535
+        where = f"{args.host} port {args.port}" if args.port else args.host
+        why = " ".join(str(error).split())
+        print(f"No page at {where} ({why}). Name another --port or --host, or leave them out.", file=sys.stderr)
+        return 1
     print(f"LSSGen Studio is at {address}", flush=True)
     if not args.no_warm_up:
         models.warm_up(default_request(config))
@@ -63,9 +77,20 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def on_a_space() -> bool:
-    """Whether this is a public Hugging Face Space, where visitors must not name paths."""
-    return "SPACE_ID" in os.environ
+def check_address(host: str, port: int) -> None:
+    """Raise OSError if nothing can listen there (0: any port); Gradio itself tries a hundred ports at a wrong host."""
+    for family, *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        try:
+            with socket.create_server(address[:2], family=family):
+                return
+        except OSError as error:
+            failure = error
+    raise failure
+
+
+def is_private(host: str) -> bool:
+    """Whether only people on this machine reach the page; elsewhere visitors must not name this machine's paths."""
+    return host in LOOPBACK and "SPACE_ID" not in os.environ
 
 
 if __name__ == "__main__":

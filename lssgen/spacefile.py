@@ -7,7 +7,6 @@ python -m lssgen.spacefile               print it
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -35,6 +34,7 @@ REQUIRED = {
 }
 OPTIONAL = {"tags": list, "models": list, "datasets": list, "suggested_hardware": str, "thumbnail": str}
 MAX_DESCRIPTION = 60  # characters the hub shows
+MAX_BOUND = 1e6  # of any control; each has a limit of its own below it
 
 
 class SpacefileError(ValueError):
@@ -95,7 +95,7 @@ def read(path: Path = PATH) -> Spacefile:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SpacefileError(f"{path} cannot be read ({error.strerror}); restore it from the repository") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or a date such as 2026-13-01
         raise SpacefileError(f"{path} is not valid YAML: {error}") from error
     return parse(content)
 
@@ -170,8 +170,9 @@ def _bounds(name: str, value: object, *, whole: bool) -> Bounds:
     _check_keys(name, content, required={"default", "min", "max"}, optional=set())
     kinds = (int,) if whole else (int, float)
     for key, number in content.items():
-        if type(number) not in kinds or not math.isfinite(number) or number <= 0:
-            raise SpacefileError(f"{name}.{key} is {number!r}; it must be a {'whole ' if whole else ''}number above 0")
+        if type(number) not in kinds or not 0 < number < MAX_BOUND:
+            kind = "whole number" if whole else "number"
+            raise SpacefileError(f"{name}.{key} is {number!r}; it must be a {kind} above 0 and below {MAX_BOUND:g}")
     bounds = Bounds(**content)
     if not bounds.min <= bounds.default <= bounds.max:
         raise SpacefileError(f"{name}: default {bounds.default:g} is not within min {bounds.min:g}..max {bounds.max:g}")

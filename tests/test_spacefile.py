@@ -54,6 +54,7 @@ WRONG = [
     (("app", "steps"), {"default": 2.5, "min": 1, "max": 5}, "app.steps.default is 2.5; it must be a whole number"),
     (("app", "sigma"), {"default": 0.5, "min": 0.2, "max": 1.5}, "app.sigma.max is 1.5; it can be at most 1"),
     (("app", "sigma"), {"default": 0.5, "min": float("nan"), "max": 1.0}, "app.sigma.min is nan"),
+    (("app", "width"), {"default": 1024, "min": 1, "max": 10**400}, "above 0 and below 1e+06"),
     (("app", "width"), 1024, "app.width must be a mapping"),
     (("app", "baseline"), "best", "app.baseline is 'best'; it must be one of native, pixel"),
     (("app", "allow_paths"), "yes", "app.allow_paths is 'yes'; it must be a bool"),
@@ -84,9 +85,10 @@ def test_a_missing_part_is_named(content):
 def test_a_missing_or_broken_file_is_told(tmp_path: Path):
     with pytest.raises(SpacefileError, match="cannot be read"):
         read(tmp_path / "Spacefile")
-    (tmp_path / "Spacefile").write_text("space: [")
-    with pytest.raises(SpacefileError, match="not valid YAML"):
-        read(tmp_path / "Spacefile")
+    for broken in (b"space: [", b"space: 2026-13-01", b"\xff"):
+        (tmp_path / "Spacefile").write_bytes(broken)
+        with pytest.raises(SpacefileError, match="not valid YAML"):
+            read(tmp_path / "Spacefile")
 
 
 def test_the_command_rewrites_a_readme(tmp_path: Path, capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import wraps
+from html import escape
 from inspect import isgeneratorfunction
 from typing import Any
 
@@ -19,7 +20,7 @@ from lssgen.ui.session import Session
 from lssgen.ui.studio import Studio
 from lssgen.ui.view import ViewState
 
-KEEP_SECONDS = 3600  # a visitor's pictures, after he has left
+STAY_SECONDS = 4 * 3600  # a visitor's pictures, after his last action; an hour (Gradio's own rule) if he has left
 TO_RESULTS = """() => {
   const arm = document.querySelector('#arms .ls-arm');
   if (arm.getBoundingClientRect().top + arm.offsetWidth + 90 > window.innerHeight) {
@@ -45,33 +46,20 @@ def build_ui(models: Models, config: AppConfig) -> gr.Blocks:
     """
     studio, parts = Studio(models, config), {}
     with gr.Blocks(
-        title="LSSGen Studio", analytics_enabled=False, fill_width=True, delete_cache=(3600, 24 * KEEP_SECONDS)
+        title="LSSGen Studio", analytics_enabled=False, fill_width=True, delete_cache=(3600, 6 * STAY_SECONDS)
     ) as page:
-        session = gr.State(Session(), time_to_live=KEEP_SECONDS * 4, delete_callback=Session.close)
+        parts["session"] = gr.State(Session(), time_to_live=STAY_SECONDS, delete_callback=Session.close)
         _html(HEADER)
         with gr.Row(elem_id="desk"):
             with gr.Column(scale=0, min_width=340, elem_id="knobs"):
                 _controls(parts, models, config)
             with gr.Column(scale=1, min_width=320, elem_id="results"):
                 _results(parts)
-        _html(FOOTER.format(**_credits(models)))
-        _wire(page, studio, session, parts)
+        its = models.own_settings()
+        model, licence = (its.name, its.licence) if its else ("not found", "see the plan")
+        _html(FOOTER.format(model=escape(model), licence=escape(licence)))
+        _wire(page, studio, parts)
     return page
-
-
-def _credits(models: Models) -> dict[str, str]:
-    try:
-        its = models.get(models.default).settings
-    except ValueError:
-        return {"model": "not found", "licence": "see the plan"}
-    return {"model": its.name, "licence": its.licence}
-
-
-def _guidance(models: Models) -> float | None:
-    try:
-        return models.get(models.default).settings.guidance_scale
-    except ValueError:
-        return None
 
 
 def _controls(parts: dict[str, Any], models: Models, config: AppConfig) -> None:
@@ -86,7 +74,8 @@ def _controls(parts: dict[str, Any], models: Models, config: AppConfig) -> None:
     with gr.Group(), gr.Row():
         parts |= seed_row(config)
     with gr.Accordion("Size, steps and comparison", open=False, elem_id="advanced"):
-        parts |= advanced(config, _guidance(models), models.default)
+        its = models.own_settings()
+        parts |= advanced(config, its.guidance_scale if its else None, models.default)
 
 
 def _results(parts: dict[str, Any]) -> None:
@@ -123,13 +112,14 @@ def _results(parts: dict[str, Any]) -> None:
         parts["fetch_note"] = _html(fetch_html(), elem_id="fetch-note")
 
 
-def _wire(page: gr.Blocks, studio: Studio, session: gr.State, parts: dict[str, Any]) -> None:
+def _wire(page: gr.Blocks, studio: Studio, parts: dict[str, Any]) -> None:
+    session = parts["session"]
     inputs = [session, *(parts[name] for name in NAMES)]
-    outputs = [component for name, component in parts.items()]
+    outputs = list(parts.values())
     by_component = lambda handler: _by_component(handler, parts)  # noqa: E731
     quiet = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     watched = [parts[name].change for name in NAMES if name not in ("model", "random")]
-    plan_outputs = [parts["plan"], parts["changed"]]
+    plan_outputs = [session, parts["plan"], parts["changed"]]
     gr.on([page.load, *watched], by_component(studio.replan), inputs, plan_outputs, preprocess=False,
           trigger_mode="always_last", **quiet)  # fmt: skip
     gr.on([parts["model"].submit, parts["model"].blur], by_component(studio.switch_model), inputs,
@@ -139,15 +129,15 @@ def _wire(page: gr.Blocks, studio: Studio, session: gr.State, parts: dict[str, A
     parts["divider"].change(lambda at: gr.update(slider_position=at), parts["divider"], parts["slider"],
                             preprocess=False, trigger_mode="always_last", **quiet)  # fmt: skip
 
-    bar = [parts["status"], parts["run"], parts["stop"]]
+    bar = [session, parts["status"], parts["run"], parts["stop"]]
     asked = gr.on([parts["run"].click, parts["prompt"].submit], by_component(studio.claim), session, bar, **quiet)
     gr.on([parts["run"].click, parts["prompt"].submit], None, js=TO_RESULTS, api_visibility="private")
     made = asked.success(by_component(studio.run), inputs, outputs, preprocess=False, show_progress="hidden",
                          concurrency_limit=1, concurrency_id="gpu", api_name="compare")  # fmt: skip
-    settled = made.then(by_component(studio.settle), session, bar, **quiet)
-    score_outputs = [parts["scores"], parts["offer"]]
+    made.failure(by_component(studio.settle), session, bar, **quiet)
+    score_outputs = [session, parts["scores"], parts["offer"]]
     scoring = {"show_progress": "hidden", "concurrency_limit": 1, "api_visibility": "private"}
-    settled.then(by_component(studio.score), session, score_outputs, concurrency_id="score", **scoring)
+    made.success(by_component(studio.score), session, score_outputs, concurrency_id="score", **scoring)
     parts["stop"].click(by_component(studio.stop), session, bar, **quiet)
     fetched = parts["fetch"].click(by_component(studio.fetch), None, [parts["fetch"], parts["fetch_note"]],
                                    concurrency_id="fetch", **scoring)  # fmt: skip
@@ -159,8 +149,16 @@ def _html(value: str = "", **options: Any) -> gr.HTML:
 
 
 def _by_component(handler: Callable, parts: dict[str, Any]) -> Callable:
-    """The handler with its outputs keyed by component, as Gradio takes them, in place of names."""
-    named = lambda outputs: {parts[name]: value for name, value in outputs.items()}  # noqa: E731
+    """The handler with its outputs keyed by component, as Gradio takes them, in place of names.
+
+    The visitor's session, if the handler takes it, is among them each time: Gradio deletes only a State that some event
+    has put out, and counts its time to live from there.
+    """
+
+    def named(args: tuple, outputs: dict[str, Any]) -> dict[gr.blocks.Block, Any]:
+        kept = {parts["session"]: args[0]} if args else {}
+        return kept | {parts[name]: value for name, value in outputs.items()}
+
     if isgeneratorfunction(handler):
 
         @wraps(handler)
@@ -168,7 +166,7 @@ def _by_component(handler: Callable, parts: dict[str, Any]) -> Callable:
             steps = handler(*args)
             try:
                 for outputs in steps:
-                    yield named(outputs)
+                    yield named(args, outputs)
             finally:
                 steps.close()
 
@@ -176,6 +174,6 @@ def _by_component(handler: Callable, parts: dict[str, Any]) -> Callable:
 
     @wraps(handler)
     def call(*args: Any) -> dict:
-        return named(handler(*args)) or gr.skip()
+        return named(args, handler(*args))
 
     return call

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from lssgen.engine import Engine
+from lssgen.families.table import Settings
 from lssgen.request import GenerationRequest
 
 log = logging.getLogger(__name__)
@@ -29,7 +28,6 @@ class Models:
         self.warm.set()
         self._own, self._other, self._other_name = engine, None, ""
         self._lock = threading.Lock()
-        self._running = 0
 
     def get(self, name: str) -> Engine:
         """The engine of a model; its weights may not be loaded yet. Raises ModelError."""
@@ -41,6 +39,16 @@ class Models:
                 self._other, self._other_name = None, ""  # let go of the old weights first
                 self._other, self._other_name = Engine(name), name
             return self._other
+
+    def own_settings(self) -> Settings | None:
+        """The settings of the page's own model; None if it cannot be read, which the plan then explains."""
+        try:
+            return self.get(self.default).settings
+        except ValueError:  # ModelError among them
+            return None
+        except Exception:  # whatever damaged files lead to, the page opens and says so
+            log.exception("the model %r cannot be read", self.default)
+            return None
 
     def warm_up(self, request: GenerationRequest) -> threading.Thread:
         """Load the page's own model and warm it for `request`, in a thread.
@@ -62,19 +70,3 @@ class Models:
         thread = threading.Thread(target=work, name="lssgen-warm-up", daemon=True)
         thread.start()
         return thread
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Marks a run, so that scoring keeps out of its way."""
-        with self._lock:
-            self._running += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._running -= 1
-
-    @property
-    def busy(self) -> bool:
-        """Whether a run is going on for any visitor."""
-        return self._running > 0

@@ -7,6 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -16,13 +17,14 @@ from lssgen.engine import Engine
 from lssgen.events import Scored, Stepped
 from lssgen.families.table import ModelError
 from lssgen.request import GenerationRequest
-from lssgen.scoring import HubUnreachable, fetch_topiq, score, topiq_status
+from lssgen.scoring import HubUnreachable, fetch_topiq, topiq_status
 from lssgen.spacefile import AppConfig
 from lssgen.ui.controls import NAMES, model_from, new_seed, request_from
 from lssgen.ui.models import Models
 from lssgen.ui.outputs import Changes, Outputs, buttons, score_outputs, section, view_outputs
 from lssgen.ui.render import changed_html, error_html, plan_html, status_html
 from lssgen.ui.report import fetch_html
+from lssgen.ui.scorer import Scorer
 from lssgen.ui.session import Session
 from lssgen.ui.view import FAILED, LOADING, STOPPED, WAITING, ViewState, advance, begin, finish
 
@@ -41,7 +43,7 @@ class Studio:
     """
 
     def __init__(self, models: Models, config: AppConfig) -> None:
-        self.models, self.config = models, config
+        self.models, self.config, self.scorer = models, config, Scorer()
 
     def replan(self, session: Session, *raw: Any) -> Outputs:
         """The plan of the controls as they are, or what is wrong with them; and whether the run shown is another."""
@@ -54,16 +56,22 @@ class Studio:
             html = error_html(str(error), "The model cannot be used.")
         except ValueError as error:
             html = error_html(str(error))
+        except Exception as error:
+            log.exception("no plan could be made")
+            html = error_html(f"{type(error).__name__}: {error}", "The plan cannot be made.")
         return {"plan": html, **self._changed(session)}
 
     def switch_model(self, session: Session, *raw: Any) -> Outputs:
-        """After another model was named: its guidance control and default, and the plan."""
+        """After the Model box was left: the plan and, if it names another model, its guidance control and default."""
         values = dict(zip(NAMES, raw, strict=True))
         outputs: Outputs = {}
         try:
-            its = self.models.get(model_from(values, self.config, self.models.default)).settings
-            values["guidance_scale"] = its.guidance_scale
-            outputs["guidance_scale"] = gr.update(visible=its.guidance_scale is not None, value=its.guidance_scale)
+            model = model_from(values, self.config, self.models.default)
+            if model != (session.model or self.models.default):
+                own = self.models.get(model).settings.guidance_scale
+                values["guidance_scale"] = own
+                outputs["guidance_scale"] = gr.update(visible=own is not None, value=own)
+                session.model = model
         except ValueError:
             pass  # replan says what is wrong
         return outputs | self.replan(session, *(values[name] for name in NAMES))
@@ -81,61 +89,65 @@ class Studio:
             raise gr.Error("A run is already going on here; stop it first.", print_exception=False)
         if not session.claimed:  # an API client comes here directly
             session.claim()
-        session.started = True
+        session.started, former = True, session.view
         try:
-            with self.models.running():
+            with self.scorer.hold():
                 yield from self._run(session, dict(zip(NAMES, raw, strict=True)))
-        except ValueError as error:
-            yield self._not_run(str(error))
         except Exception as error:
-            log.exception("a run broke off")
-            message = f"it broke off ({type(error).__name__}: {error}); what was made is kept"
-            if session.view.request is not None:
-                session.view = replace(session.view, phase=FAILED, message=message)
-                yield view_outputs(session.view, session.shelf, topiq_status())
-            yield self._not_run(message)
+            begun = session.view is not former
+            if isinstance(error, ValueError) and not begun:
+                yield self._not_run(str(error))
+            else:
+                log.exception("a run broke off")
+                yield from self._broke_off(session, f"it broke off ({type(error).__name__}: {error})", begun)
         finally:
             session.stop.set()
             session.release()
 
     def stop(self, session: Session) -> Outputs:
-        """Ask the run to stop; it does within one denoiser step and shows so itself."""
+        """Ask the run to stop; it does within one denoiser step and shows so itself.
+
+        Stop stays enabled: if the run's last word never reached the page, pressing it again frees the page.
+        """
         if not session.claimed:
-            return {}
+            return {"status": status_html(session.view), **buttons(busy=False)}
         session.stop.set()
-        waiting = {} if session.started else {"status": status_html(ViewState(WAITING, "to leave the queue …"))}
-        return {"stop": gr.update(interactive=False), **waiting}
+        message = "for this step to end …" if session.started else "to leave the queue …"
+        return {"status": status_html(ViewState(WAITING, message))}
 
     def settle(self, session: Session) -> Outputs:
-        """After a run, however it ended: a run that never got its turn must not leave the buttons behind."""
-        if not session.claimed:
+        """After a run that the queue refused or whose connection broke: it must not leave the buttons behind."""
+        if session.started:
             return {}
+        state = session.view
+        if session.claimed:
+            state = ViewState(FAILED, "too many visitors are waiting; try again in a moment")
         session.release()
-        message = "too many visitors are waiting; try again in a moment"
-        return {"status": status_html(ViewState(FAILED, message)), **buttons(busy=False)}
+        return {"status": status_html(state), **buttons(busy=False)}
 
     def score(self, session: Session) -> Iterator[Outputs]:
         """Scores of the finished pictures, one metric at a time, whenever no run needs the machine."""
         shelf = session.shelf
         current = lambda: session.shelf is shelf and not session.started  # noqa: E731
-        if not any(arm.result for arm in session.view.arms.values()):
+        if session.started or not any(arm.result for arm in session.view.arms.values()):
             return
         session.view = replace(session.view, scoring=True)
         yield score_outputs(session.view, topiq_status())
         for metric in METRICS_IN_ORDER:
             for name in session.view.arms:
-                while self.models.busy and current():
-                    time.sleep(POLL)
-                if not current():
-                    return
-                arm = session.view.arms[name]
+                arm, score = session.view.arms[name], None
                 known = arm.scores.get(metric)
                 if arm.result is None or (known is not None and known.value is not None):
                     continue
-                scores = score(arm.result.images[0], (metric,))
+                while score is None:  # once more, if a run began meanwhile
+                    while self.scorer.held and current():
+                        time.sleep(POLL)
+                    if not current():
+                        return
+                    score = self.scorer.score(arm.result.images[0], metric)
                 if not current():
                     return
-                session.view = advance(session.view, Scored(name, (scores,)))
+                session.view = advance(session.view, Scored(name, ({metric: score},)))
                 yield score_outputs(session.view, topiq_status())
         session.view = replace(session.view, scoring=False)
         yield score_outputs(session.view, topiq_status())
@@ -205,6 +217,13 @@ class Studio:
             yield {"status": status_html(ViewState(STOPPED, "before the run began.")), **buttons(busy=False)}
             return
         yield changes.of(view_outputs(session.view, session.shelf, topiq))
+
+    def _broke_off(self, session: Session, message: str, begun: bool) -> Iterator[Outputs]:
+        yield self._not_run(message)  # first of all: what follows may fail as well, as on a full disk
+        if begun:
+            session.view = replace(session.view, phase=FAILED, message=f"{message}; what was made is kept")
+            with suppress(Exception):
+                yield view_outputs(session.view, session.shelf, topiq_status())
 
     def _changed(self, session: Session) -> Outputs:
         """The mark of a run that is no longer what the controls ask for."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,8 +54,10 @@ def values(config: AppConfig) -> dict[str, object]:
 
 
 @pytest.fixture
-def studio(tiny_engine: Engine, config: AppConfig) -> Studio:
-    return Studio(Models(config.model, tiny_engine), config)
+def studio(tiny_engine: Engine, config: AppConfig) -> Iterator[Studio]:
+    made = Studio(Models(config.model, tiny_engine), config)
+    yield made
+    made.scorer.close()
 
 
 @pytest.fixture

@@ -2,21 +2,24 @@
 
 import json
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import gradio as gr
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from lssgen import scoring
 from lssgen.pictures import read_settings
-from lssgen.scoring import HubUnreachable
+from lssgen.scoring import HubUnreachable, Score
+from lssgen.ui import outputs as outputs_module
+from lssgen.ui import session as session_module
 from lssgen.ui import studio as studio_module
 from lssgen.ui.layout import build_ui
 from lssgen.ui.models import Models
-from lssgen.ui.session import Session
 from lssgen.ui.studio import Studio
 from lssgen.ui.view import DONE, STOPPED
 
@@ -103,7 +106,7 @@ def test_stop_keeps_what_was_made_and_frees_the_page(studio, session, values):
     for outputs in studio.run(session, *{**values, "steps": 50}.values()):
         last |= outputs
         if session.view.lssgen.stages:
-            assert not studio.stop(session)["stop"]["interactive"]
+            assert "this step to end" in studio.stop(session)["status"]
     assert session.view.phase == STOPPED
     assert len(session.view.lssgen.stages) >= 1
     assert "Stopped" in last["status"]
@@ -130,11 +133,91 @@ def test_a_second_click_is_refused_while_one_is_pending(studio, session):
     studio.claim(session)
 
 
+def test_a_late_settle_leaves_a_new_run_alone(studio, session, values):
+    """A click between a run's last word and its settle was released, with "too many visitors are waiting"."""
+    steps = studio.run(session, *values.values())
+    next(steps)
+    assert studio.settle(session) == {}
+    assert session.claimed
+    steps.close()
+
+
+def test_a_page_whose_run_is_gone_is_freed(studio, session, values):
+    """After a broken connection Stop and settle said nothing, and Run stayed disabled for good."""
+    steps = studio.run(session, *values.values())
+    while not session.view.lssgen.stages:
+        next(steps)
+    steps.close()  # as Gradio does when the connection breaks
+    for freed in (studio.stop(session), studio.settle(session)):
+        assert freed["run"]["interactive"]
+        assert not freed["stop"]["interactive"]
+        assert "Stopped" in freed["status"]
+    assert run(studio, session, values)[0]["image_baseline"]["visible"]
+
+
+def test_a_claim_whose_turn_never_comes_lapses(studio, session, monkeypatch):
+    """A connection that broke in the queue left "a run is already going on" for good."""
+    studio.claim(session)
+    monkeypatch.setattr(session_module.time, "monotonic", lambda: time.perf_counter() + 1e9)
+    assert studio.stop(session)["run"]["interactive"]
+    studio.claim(session)
+
+
+def test_a_full_disk_frees_the_page(studio, session, values, monkeypatch):
+    """The message about the disk was shown by writing the pictures once more, which raised again."""
+
+    def full(self, *args, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    monkeypatch.setattr(outputs_module, "arm_html", lambda name, state, address: "")  # its previews are saved too
+    last, _ = run(studio, session, values)
+    assert "No space left" in last["status"]
+    assert last["run"]["interactive"]
+    assert not session.claimed
+    monkeypatch.undo()
+    assert run(studio, session, values)[0]["image_lssgen"]["visible"]
+
+
+def test_a_broken_write_leaves_no_file(session, monkeypatch):
+    def partial(self, path, **options):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    image = Image.new("RGB", (8, 8))
+    with monkeypatch.context() as patch:
+        patch.setattr(Image.Image, "save", partial)
+        with pytest.raises(OSError, match="No space"):
+            session.shelf.show(image, "lssgen")
+    assert Image.open(session.shelf.show(image, "lssgen")).size == (8, 8)
+
+
+def test_what_fails_before_a_run_begins_leaves_the_former_result(studio, session, values, monkeypatch):
+    """Any error but ValueError stamped the result of the run before as failed."""
+    run(studio, session, values)
+    view = session.view
+
+    def broken(request, stop):
+        raise RuntimeError("no device")
+        yield
+
+    monkeypatch.setattr(studio.models.get(values["model"]), "compare", broken)
+    last, _ = run(studio, session, values)
+    assert "no device" in last["status"]
+    assert last["run"]["interactive"]
+    assert session.view is view
+    assert view.phase == DONE
+
+
 def test_a_failing_arm_shows_its_message_and_the_other_goes_on(studio, session, values, tiny_model, monkeypatch):
-    model = replace(tiny_model, upsampler=None)
+    class Broken(torch.nn.Module):
+        def upsample(self, latents, height, width):
+            raise RuntimeError("the upsampler is broken")
+
+    model = replace(tiny_model, upsampler=Broken())
     monkeypatch.setattr(studio.models.get(values["model"]), "_model", model)
     last, _ = run(studio, session, values)
-    assert "no learned upsampler" in last["arm_lssgen"]
+    assert "the upsampler is broken" in last["arm_lssgen"]
     assert last["image_baseline"]["visible"]
     assert not last["image_lssgen"]["visible"]
     assert last["stages"]["visible"]  # the first stage was made
@@ -158,6 +241,19 @@ def test_another_model_can_be_named_by_path(studio, session, values, tiny_folder
     assert "no model at" in studio.switch_model(session, *{**values, "model": "/nowhere"}.values())["plan"]
 
 
+def test_leaving_the_model_box_keeps_the_guidance(studio, session, values, tiny_folder, tmp_path):
+    """Every blur of the box put the model's default guidance back, whether or not another model was named."""
+    leave = lambda model: studio.switch_model(session, *{**values, "model": model}.values())  # noqa: E731
+    assert "guidance_scale" not in leave(values["model"])
+    other = tmp_path / "other"
+    other.symlink_to(tiny_folder)
+    assert "guidance_scale" in leave(str(other))
+    assert "guidance_scale" not in leave(f" {other} ")
+    assert "guidance_scale" not in leave("/nowhere")
+    assert "guidance_scale" not in leave(str(other))
+    assert "guidance_scale" in leave(values["model"])
+
+
 def test_a_run_waits_for_the_warm_up_and_can_be_stopped_there(studio, session, values):
     studio.models.warm.clear()
     steps = studio.run(session, *values.values())
@@ -179,9 +275,27 @@ def test_scores_come_after_the_run(studio, session, values):
     assert outputs[-1]["offer"]["visible"]
 
 
+def test_scores_begun_before_a_run_are_made_after_it(studio, session, values, monkeypatch):
+    """Scoring went on beside the next run's timed denoising, on the same cores."""
+    run(studio, session, values)
+    answers = iter([None, None])
+    asked = []
+    score = lambda image, metric: asked.append(metric) or next(answers, Score(1.0, None, 0.1))  # noqa: E731
+    monkeypatch.setattr(studio.scorer, "score", score)
+    list(studio.score(session))
+    assert asked == ["piqe", "piqe", "piqe", "piqe", "topiq", "topiq"]
+    assert all(s.value == 1.0 for arm in session.view.arms.values() for s in arm.scores.values())
+
+
+def test_a_run_holds_the_scorer(studio, session, values):
+    for _ in studio.run(session, *values.values()):
+        assert studio.scorer.held
+    assert not studio.scorer.held
+
+
 def test_scores_of_an_old_run_are_dropped(studio, session, values, monkeypatch):
     run(studio, session, values)
-    monkeypatch.setattr(studio_module, "score", lambda image, names: session.new_shelf() and {})
+    monkeypatch.setattr(studio.scorer, "score", lambda image, metric: session.new_shelf() and Score(1.0, None, 0.1))
     assert len(list(studio.score(session))) == 1
     assert session.view.lssgen.scores == {}
 
@@ -194,12 +308,3 @@ def test_a_failed_download_is_one_message(studio, monkeypatch):
     outputs = list(studio.fetch())
     assert "did not answer. &lt;b&gt;" in outputs[-1]["fetch_note"]
     assert outputs[-1]["fetch"]["interactive"]
-
-
-def test_a_visitor_who_leaves_takes_his_pictures_along(studio, values):
-    session = Session()
-    run(studio, session, values)
-    folder = session.shelf.folder
-    assert folder.is_dir()
-    session.close()
-    assert not folder.exists()
