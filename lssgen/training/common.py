@@ -1,0 +1,175 @@
+"""What the training scripts share: optimiser, average of the weights, learning rate over time, checkpoints."""
+
+import argparse
+import math
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.optim import Optimizer
+
+NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+
+
+def orthogonalise(g: torch.Tensor, steps: int = 5) -> torch.Tensor:
+    """Newton-Schulz quintic iteration: the nearest semi-orthogonal matrix to g, about (Muon, Jordan 2024)."""
+    a, b, c = NS_COEFFICIENTS
+    x = (g / (g.norm() + 1e-7)).bfloat16()
+    wide = x.size(0) <= x.size(1)
+    x = x if wide else x.T
+    for _ in range(steps):
+        s = x @ x.T
+        x = a * x + (b * s + c * s @ s) @ x
+    return (x if wide else x.T).to(g.dtype)
+
+
+class MuonAdam(Optimizer):
+    """Muon for matrices and convolutions (flattened to out x rest), Adam for everything else.
+
+    torch.optim.Muon takes 2-D weights only; most of the autoencoder is 4-D. Muon updates are scaled by
+    0.2 sqrt(max(out, in)) so that one learning rate fits both kinds (Moonshot's rule).
+    """
+
+    def __init__(self, groups: Iterable[dict], lr: float, betas: tuple[float, float] = (0.9, 0.97)):
+        super().__init__(groups, {"lr": lr, "muon": False, "weight_decay": 0.0, "betas": betas, "scale": 1.0})
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """One update from the gradients present."""
+        for group in self.param_groups:
+            lr = group["lr"] * group["scale"]
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                update = self._muon(p, state) if group["muon"] else self._adam(p, state, group["betas"])
+                if group["weight_decay"]:
+                    p.mul_(1 - lr * group["weight_decay"])
+                p.add_(update, alpha=-lr)
+
+    @staticmethod
+    def _muon(p: torch.Tensor, state: dict) -> torch.Tensor:
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(p)
+        m = state["momentum"].lerp_(p.grad, 0.05)
+        g = p.grad.lerp(m, 0.95).flatten(1)
+        return orthogonalise(g).mul_(0.2 * math.sqrt(max(g.shape))).view_as(p)
+
+    @staticmethod
+    def _adam(p: torch.Tensor, state: dict, betas: tuple[float, float]) -> torch.Tensor:
+        if "n" not in state:
+            state.update(n=torch.zeros(()), m=torch.zeros_like(p), v=torch.zeros_like(p))
+        state["n"] += 1
+        n = state["n"].item()
+        m = state["m"].lerp_(p.grad, 1 - betas[0])
+        v = state["v"].lerp_(p.grad.square(), 1 - betas[1])
+        return (m / (1 - betas[0] ** n)) / ((v / (1 - betas[1] ** n)).sqrt() + 1e-8)
+
+
+def parameter_groups(module: nn.Module, adam: tuple[str, ...] = (), adam_scale: float = 1.0) -> list[dict]:
+    """Muon for weights of two or more dimensions, Adam for the rest and for names that contain one of `adam`."""
+    muon, other = [], []
+    for name, p in module.named_parameters():
+        if p.requires_grad:
+            (muon if p.ndim >= 2 and not any(a in name for a in adam) else other).append(p)
+    return [{"params": muon, "muon": True}, {"params": other, "scale": adam_scale}]
+
+
+class Average:
+    """Exponential moving average of a module's weights; the horizon grows with the steps taken."""
+
+    def __init__(self, module: nn.Module, decay: float = 0.999):
+        self.decay = decay
+        self.steps = 0
+        self.weights = {k: v.detach().clone().float() for k, v in module.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module) -> None:
+        """Takes the current weights in."""
+        self.steps += 1
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        for k, v in module.state_dict().items():
+            self.weights[k].lerp_(v.float(), 1 - decay)
+
+
+class Clock:
+    """Progress of a run in time: a share of `minutes`, counted over resumed runs too."""
+
+    def __init__(self, minutes: float, spent: float = 0.0):
+        self.seconds = minutes * 60
+        self.start = time.monotonic() - spent
+
+    @property
+    def spent(self) -> float:
+        """Seconds trained."""
+        return time.monotonic() - self.start
+
+    @property
+    def share(self) -> float:
+        """0 at the start, 1 at the end."""
+        return min(1.0, self.spent / self.seconds)
+
+
+def rate(share: float, warmup: float = 0.03, floor: float = 0.0, flat: float = 0.0) -> float:
+    """Learning-rate factor: linear warm-up, `flat` share held, then half a cosine down to `floor`."""
+    if share < warmup:
+        return max(0.02, share / warmup)
+    t = max(0.0, (share - warmup - flat) / max(1e-6, 1 - warmup - flat))
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, t)))
+
+
+def set_rate(optimiser: Optimizer, lr: float) -> None:
+    """The base learning rate of every group."""
+    for group in optimiser.param_groups:
+        group["lr"] = lr
+
+
+def save_checkpoint(path: Path, module: nn.Module, average: Average, optimiser: Optimizer, numbers: dict) -> None:
+    """PATH.safetensors (weights, average) and PATH.pt (optimiser, numbers), each replaced whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {f"model.{k}": v.contiguous() for k, v in module.state_dict().items()}
+    tensors |= {f"average.{k}": v.contiguous() for k, v in average.weights.items()}
+    part = path.with_suffix(".part")
+    save_file({k: v.clone() for k, v in tensors.items()}, part)
+    part.replace(path.with_suffix(".safetensors"))
+    torch.save({"optimiser": optimiser.state_dict(), "average_steps": average.steps, **numbers}, part)
+    part.replace(path.with_suffix(".pt"))
+
+
+def load_checkpoint(path: Path, module: nn.Module, average: Average, optimiser: Optimizer) -> dict:
+    """Restores what save_checkpoint stored, returns the numbers."""
+    if not path.with_suffix(".pt").is_file():
+        raise ValueError(f"nothing to resume: {path.with_suffix('.pt')} does not exist")
+    tensors = load_file(path.with_suffix(".safetensors"))
+    module.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
+    average.weights = {k[8:]: v for k, v in tensors.items() if k.startswith("average.")}
+    numbers = torch.load(path.with_suffix(".pt"), weights_only=True)
+    optimiser.load_state_dict(numbers.pop("optimiser"))
+    average.steps = numbers.pop("average_steps")
+    return numbers
+
+
+def load_average(path: Path, module: nn.Module) -> nn.Module:
+    """The averaged weights of a checkpoint, in the module."""
+    if not path.with_suffix(".safetensors").is_file():
+        raise ValueError(f"{path.with_suffix('.safetensors')} does not exist: train that part first")
+    tensors = load_file(path.with_suffix(".safetensors"))
+    module.load_state_dict({k[8:]: v for k, v in tensors.items() if k.startswith("average.")})
+    return module
+
+
+def parser(doc: str, minutes: float) -> argparse.ArgumentParser:
+    """The options every training script has."""
+    p = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--data", type=Path, required=True, help="folder that holds emoji/ and emoji_svg.zip")
+    p.add_argument("--work", type=Path, required=True, help="folder for caches and checkpoints")
+    p.add_argument("--minutes", type=float, default=minutes, help="time budget; the learning rate follows it")
+    p.add_argument("--resume", action="store_true", help="go on from the checkpoint in --work")
+    p.add_argument("--init", type=Path, help="start from the weights of an exported model, e.g. assets/embedded")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--threads", type=int, default=2)
+    p.add_argument("--steps", type=int, default=0, help="stop after so many steps (0: when the time is over)")
+    return p
