@@ -17,10 +17,11 @@ class LatentPreview:
 
     def image(self, latents: torch.Tensor) -> Image.Image:
         """The first of (B, C, h, w) scaled latents as a picture of (w, h) pixels."""
-        pixels = latents[0].float().cpu().permute(1, 2, 0).numpy()
-        matrix = np.asarray(self.matrix, dtype=np.float32)
-        rgb = pixels @ matrix[:-1] + matrix[-1]
-        return Image.fromarray((rgb.clip(0.0, 1.0) * 255.0 + 0.5).astype(np.uint8))
+        pixels = latents[0].float().cpu().permute(1, 2, 0)
+        matrix = torch.tensor(self.matrix)
+        # in torch, not NumPy: the idle threads of a second BLAS library would spin into the next denoiser step
+        rgb = torch.nan_to_num(pixels @ matrix[:-1] + matrix[-1]).clamp(0.0, 1.0)
+        return Image.fromarray((rgb * 255.0 + 0.5).byte().numpy())
 
     @classmethod
     def fit(cls, latents: list[torch.Tensor], images: list[Image.Image], ridge: float = 1e-3) -> LatentPreview:
