@@ -81,7 +81,7 @@ def failures(runs: list[dict[str, Any]]) -> list[str]:
 def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Medians over the runs that did not fail: each arm's seconds, the speed-ups, the time to the first picture.
 
-    The latter over the runs in which LSSGen came first.
+    The latter over the runs in which LSSGen came first, None if all of those failed.
     """
     runs = [run for run in runs if not failures([run])]
     if not runs:
@@ -90,7 +90,7 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
     first = [run["first_picture_seconds"] for run in runs if run["first_picture_seconds"] is not None]
     return {
         "runs": len(runs),
-        "first_picture_seconds": median(first),
+        "first_picture_seconds": median(first) if first else None,
         "seconds": {
             arm: {phase: median(row[phase] for row in rows) for phase in rows[0]} for arm, rows in arms.items()
         },

@@ -93,6 +93,20 @@ def test_a_failed_arm_is_reported_beside_the_other_and_exits_1(capsys, tiny_fold
     assert (tmp_path / "1-lssgen-stage1.png").exists()
 
 
+def test_summary_without_a_run_in_which_lssgen_came_first():
+    """If only the first seed failed, the median of no first pictures once ended the command and lost the JSON."""
+    from lssgen.report import summary
+
+    arm = {"seconds": {"denoise": 1.0, "total": 2.0}}
+    failed = {"seed": 0, "arms": {"lssgen": {"error": "x"}, "baseline": arm}, "first_picture_seconds": 0.1}
+    rates = {"speedup": 1.5, "speedup_total": 1.2, "predicted_speedup": 1.6}
+    whole = {"seed": 1, "arms": {"lssgen": arm, "baseline": arm}, "first_picture_seconds": None, **rates}
+    result = summary([failed, whole])
+    assert result["runs"] == 1
+    assert result["first_picture_seconds"] is None
+    assert result["speedup"] == 1.5
+
+
 def test_generate_makes_the_staged_picture_alone(capsys, tiny_folder, tmp_path):
     code, out, _ = call(capsys, "generate", "--model", tiny_folder, *RUN, "--no-scores", "--out", tmp_path)
     assert code == 0
