@@ -12,16 +12,18 @@ from lssgen.events import ArmFailed, ArmFinished, Event
 from lssgen.families import table
 from lssgen.families.base import Model
 from lssgen.families.load import load
+from lssgen.families.prompts import PromptReader
 from lssgen.request import GenerationRequest
 from lssgen.sampler import Emit, Stop, Stopped, run_arm
 from lssgen.schedule import Plan, ScheduleSource, Stage
 from lssgen.stream import stream
+from lssgen.worker import in_worker
 
 log = logging.getLogger(__name__)
 
 
 class Engine:
-    """Plans and runs requests on one model at a time.
+    """Plans and runs requests on one model. Runs of all engines take turns: there is one worker thread.
 
     Args:
         model: `embedded` or the path of a diffusers folder.
@@ -36,23 +38,21 @@ class Engine:
         self._name, self._device = model, device
         self._source: ScheduleSource = table.source(model)
         self._model: Model | None = None
+        self._reader = PromptReader(table.resolve(model), self.settings.max_sequence_length)
         self._has_upsampler = (table.resolve(model) / "upsampler").is_dir()
-        self._lock = threading.Lock()  # the stock scheduler is swapped during a run: one run at a time
 
     def plan(self, request: GenerationRequest) -> Plan:
-        """The stages of both arms. Quick, needs no weights. Raises ValueError."""
+        """The stages of both arms, with notes on what is not as asked. Quick, needs no weights. Raises ValueError."""
         if request.guidance_scale is not None and self.settings.guidance_scale is None:
             raise ValueError(f"guidance_scale is {request.guidance_scale:g}; this model has it built in: leave it out")
         plan = schedule.plan(request, self._source)
         if len(plan.stages) > 1 and request.upsampler == "learned" and not self._has_upsampler:
             raise ValueError("upsampler is 'learned' but this model has none; use 'bicubic' or 'pixel'")
-        return plan
+        return replace(plan, notes=(*plan.notes, *self._reader.notes(request.prompt)))
 
     def load(self) -> Model:
         """The loaded model; loads it on the first call. Raises ModelError."""
-        if self._model is None:
-            self._model = load(self._name, self._device)
-        return self._model
+        return self._model or in_worker(self._load)
 
     def warm_up(self, request: GenerationRequest | None = None) -> None:
         """Load the model and run one step at each size of the request's plan, untimed.
@@ -65,10 +65,13 @@ class Engine:
         request = request or GenerationRequest(prompt="warm-up")
         single = self._filled(replace(request, seeds=request.seeds[:1]))
         arms = self._arms(single)
-        with self._lock:
-            model = self.load()
+
+        def work() -> None:
+            model = self._load()
             for arm, (stages, upsampler) in arms.items():
                 run_arm(model, single, tuple(map(_last_step, stages)), arm=arm, upsampler=upsampler)
+
+        in_worker(work)
 
     def compare(
         self, request: GenerationRequest, stop: threading.Event | None = None, *, baseline_first: bool = False
@@ -99,12 +102,16 @@ class Engine:
         arms = self._arms(request)
 
         def work(emit: Emit, stopped: Stop) -> None:
-            with self._lock:
-                model = self.load()
-                for arm in names:
-                    emit(_run(model, request, *arms[arm], arm, emit, stopped))
+            model = self._load()
+            for arm in names:
+                emit(_run(model, request, *arms[arm], arm, emit, stopped))
 
         return stream(work, stop)
+
+    def _load(self) -> Model:
+        if self._model is None:
+            self._model = load(self._name, self._device)
+        return self._model
 
     def _filled(self, request: GenerationRequest) -> GenerationRequest:
         """The request with the model's own guidance_scale where none was asked for."""

@@ -267,7 +267,8 @@ def _locate() -> tuple[Path | None, str]:
 
 
 def _by_hand() -> str:
-    return f"put it in {_pyiqa_cache()}, or set {TOPIQ_ENV} to its path"
+    folder = str(_pyiqa_cache()).replace(str(Path.home()), "~", 1)  # a page need not tell where its server lives
+    return f"put it in {folder}, or set {TOPIQ_ENV} to its path"
 
 
 def _pyiqa_cache() -> Path:

@@ -1,6 +1,6 @@
-"""Events from a working thread, handed over one at a time.
+"""Events from the worker thread, handed over one at a time.
 
-The working thread waits until its listener asks for the next event. So whatever the listener does (writes a PNG,
+The worker waits until its listener asks for the next event. So whatever the listener does (writes a PNG,
 updates a page) happens between two phases of the run, never beside a timed one.
 """
 
@@ -12,14 +12,15 @@ from collections.abc import Callable, Iterator
 
 from lssgen.events import Event
 from lssgen.sampler import Emit, Stop, Stopped
+from lssgen.worker import worker
 
 Work = Callable[[Emit, Stop], None]
 
 
 def stream(work: Work, stop: threading.Event | None = None) -> Iterator[Event]:
-    """The events of `work(emit, stopped)`, which runs in a thread of its own from the first `next` on.
+    """The events of `work(emit, stopped)`, which the worker takes up from the first `next` on, after what it is at.
 
-    Closing the iterator, or setting `stop` from anywhere, makes `stopped()` true; closing does not wait for the thread.
+    Closing the iterator, or setting `stop` from anywhere, makes `stopped()` true; closing does not wait for the worker.
     What `work` raises is raised here; `Stopped` only ends the events.
     """
     events: queue.Queue = queue.Queue()
@@ -37,7 +38,8 @@ def stream(work: Work, stop: threading.Event | None = None) -> Iterator[Event]:
 
     def target() -> None:
         try:
-            work(emit, stopped)
+            if not closed.is_set():
+                work(emit, stopped)
         except Stopped:
             pass
         except Exception as error:
@@ -45,7 +47,7 @@ def stream(work: Work, stop: threading.Event | None = None) -> Iterator[Event]:
         finally:
             events.put(done)
 
-    threading.Thread(target=target, name="lssgen-run", daemon=True).start()
+    worker().submit(target)
     try:
         while (event := events.get()) is not done:
             if isinstance(event, Exception):

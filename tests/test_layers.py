@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LEVELS = {
     "request": 0,
+    "worker": 0,
     "events": 0,
     "spacefile": 1,
     "schedule": 1,

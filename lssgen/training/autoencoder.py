@@ -9,7 +9,7 @@ makes them easy to generate and to upsample. Writes WORK/autoencoder.{safetensor
 """
 
 import random
-import time
+from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,17 +19,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
 from lssgen.training import data as D
-from lssgen.training.common import (
-    Average,
-    Clock,
-    MuonAdam,
-    load_checkpoint,
-    parameter_groups,
-    parser,
-    rate,
-    save_checkpoint,
-    set_rate,
-)
+from lssgen.training.common import Loop, MuonAdam, parameter_groups, parser
 
 LEARNING_RATE = 4e-3
 CHECKPOINT = "autoencoder"
@@ -144,42 +134,25 @@ def psnr(mse: float) -> float:
 
 def train(args) -> None:
     """The loop."""
-    torch.set_flush_denormal(True)
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     vae = AutoencoderKL.from_pretrained(args.init / "vae") if args.init else build()
     vae.train().to(memory_format=torch.channels_last)
     optimiser = MuonAdam(parameter_groups(vae), LEARNING_RATE)
-    average, path, step = Average(vae, 0.998), args.work / CHECKPOINT, 0
-    clock = Clock(args.minutes)
-    if args.resume:
-        numbers = load_checkpoint(path, vae, average, optimiser)
-        step, clock = numbers["step"], Clock(args.minutes, numbers["spent"])
-    batches = Batches(args.data, args.work, args.seed + step)
-    clock = Clock(args.minutes, 0 if not args.resume else clock.spent)
-    rng, seen, saved, tick = random.Random(args.seed + step), [], time.monotonic(), time.monotonic()
-    while clock.share < 1 and (not args.steps or step < args.steps):
-        set_rate(optimiser, LEARNING_RATE * rate(clock.share, floor=0.005))
+    loop, seen = Loop(args, CHECKPOINT, vae, optimiser, LEARNING_RATE, decay=0.998, floor=0.005), []
+    batches = Batches(args.data, args.work, loop.seed)
+    for _ in loop:
         x = batches.draw().contiguous(memory_format=torch.channels_last)
-        loss, mse = loss_of(vae, x, noise=0.2 * rng.random(), halve=rng.random() < 0.33)
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimiser.step()
-        average.update(vae)
-        step += 1
+        loss, mse = loss_of(vae, x, noise=0.2 * loop.rng.random(), halve=loop.rng.random() < 0.33)
+        loop.update(loss)
         seen.append((loss.item(), mse.item()))
-        if step % 25 == 0:
-            a, b = np.mean(seen[-100:], 0)
-            speed = (time.monotonic() - tick) / 25
-            left = (clock.seconds - clock.spent) / 60
-            print(f"step {step} loss {a:.4f} psnr {psnr(b):.2f} {speed:.2f} s/step {left:.1f} min left", flush=True)
-            tick = time.monotonic()
-        if time.monotonic() - saved > 120:
-            save_checkpoint(path, vae, average, optimiser, {"step": step, "spent": clock.spent})
-            saved = time.monotonic()
-    save_checkpoint(path, vae, average, optimiser, {"step": step, "spent": clock.spent})
+        loop.report(lambda: f"loss {np.mean(seen[-100:], 0)[0]:.4f} psnr {psnr(np.mean(seen[-100:], 0)[1]):.2f}")
+
+
+def arguments(argv: list[str] | None = None) -> Namespace:
+    """The command line."""
+    return parser(__doc__, 27).parse_args(argv)
 
 
 if __name__ == "__main__":
-    train(parser(__doc__, 27).parse_args())
+    train(arguments())

@@ -1,9 +1,10 @@
-"""What the training scripts share: optimiser, average of the weights, learning rate over time, checkpoints."""
+"""What the training scripts share: optimiser, average of the weights, learning rate, checkpoints, the loop."""
 
 import argparse
 import math
+import random
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -110,7 +111,7 @@ class Clock:
     @property
     def share(self) -> float:
         """0 at the start, 1 at the end."""
-        return min(1.0, self.spent / self.seconds)
+        return min(1.0, self.spent / self.seconds) if self.seconds else 1.0
 
 
 def rate(share: float, warmup: float = 0.03, floor: float = 0.0, flat: float = 0.0) -> float:
@@ -159,6 +160,70 @@ def load_average(path: Path, module: nn.Module) -> nn.Module:
     tensors = load_file(path.with_suffix(".safetensors"))
     module.load_state_dict({k[8:]: v for k, v in tensors.items() if k.startswith("average.")})
     return module
+
+
+class Loop:
+    """The frame of a training script: time budget, learning rate, update, average, checkpoints, progress, resuming.
+
+        for _ in (loop := Loop(args, "upsampler", model, optimiser, 4e-3)):
+            loop.update(loss)
+            loop.report(lambda: "loss 0.1")
+
+    The learning rate follows the share of the time (options of `rate`). Iterating ends when the time is over or
+    --steps are done, with a checkpoint. `rng` and torch's generator are seeded by --seed and the step resumed at.
+    """
+
+    EVERY, SAVE_SECONDS = 25, 180
+
+    def __init__(self, args, name: str, model: nn.Module, optimiser: Optimizer, lr: float, decay: float, **options):
+        torch.set_flush_denormal(True)
+        self.args, self.path, self.model, self.optimiser = args, args.work / name, model, optimiser
+        self.lr, self.options, self.step, self.spent = lr, options, 0, 0.0
+        self.average = Average(model, decay)
+        if args.resume:
+            numbers = load_checkpoint(self.path, model, self.average, optimiser)
+            self.step, self.spent = numbers["step"], numbers["spent"]
+        self.seed = args.seed + self.step
+        self.rng = random.Random(self.seed)
+        torch.manual_seed(self.seed)
+        self.clock = Clock(args.minutes, self.spent)
+
+    @property
+    def share(self) -> float:
+        """Share of the time spent."""
+        return self.clock.share
+
+    def __iter__(self) -> Iterator[int]:
+        self.clock = Clock(self.args.minutes, self.spent)
+        self._tick = saved = time.monotonic()
+        while self.share < 1 and (not self.args.steps or self.step < self.args.steps):
+            set_rate(self.optimiser, self.lr * rate(self.share, **self.options))
+            yield self.step
+            if time.monotonic() - saved > self.SAVE_SECONDS:
+                self.save()
+                saved = time.monotonic()
+        self.save()
+
+    def update(self, loss: torch.Tensor) -> None:
+        """One step of the optimiser, gradients clipped to norm 1."""
+        self.optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimiser.step()
+        self.average.update(self.model)
+        self.step += 1
+
+    def report(self, text: Callable[[], str]) -> None:
+        """Prints progress every 25 steps."""
+        if self.step % self.EVERY == 0:
+            speed, left = (time.monotonic() - self._tick) / self.EVERY, (self.clock.seconds - self.clock.spent) / 60
+            print(f"step {self.step} {text()} {speed:.2f} s/step {left:.1f} min left", flush=True)
+            self._tick = time.monotonic()
+
+    def save(self) -> None:
+        """A checkpoint to resume from."""
+        numbers = {"step": self.step, "spent": self.clock.spent}
+        save_checkpoint(self.path, self.model, self.average, self.optimiser, numbers)
 
 
 def parser(doc: str, minutes: float) -> argparse.ArgumentParser:

@@ -74,7 +74,7 @@ def model_of(work: Path, init: Path | None, untrained: bool) -> transformer.Mode
 def pipeline_of(work: Path, init: Path | None = None, untrained: bool = False) -> FluxPipeline:
     """The whole pipeline in float32."""
     model = model_of(work, init, untrained)
-    tokens = text_encoders.Tokens(work if (work / "tokenizer").is_dir() or init is None else init)
+    tokens = text_encoders.tokens_of(work, init)
     return FluxPipeline(
         scheduler=scheduler(), vae=autoencoder_of(work, init), text_encoder=model.text.clip, tokenizer=tokens.clip,
         text_encoder_2=model.text.t5, tokenizer_2=tokens.t5, transformer=model.transformer,

@@ -1,45 +1,39 @@
 """Make the tokenizers and pre-train both text encoders by regression.
 
-    python -m lssgen.training.text_encoders --data DIR --work DIR [--minutes 10] [--resume] [--init assets/embedded]
+    python -m lssgen.training.text_encoders --data DIR --work DIR [--minutes 30] [--resume] [--init assets/embedded]
 
-From a caption, the pooled CLIP output and the mean of the T5 states each predict, through a linear head that is
-thrown away, a principal-component code of the captioned picture at 32 x 32 px. So what the transformer gets
-already spells layout and colours linearly, and it has to learn only how to draw them. Prints the share of pixel
-variance explained (R2). Writes WORK/text.{safetensors,pt} and WORK/tokenizer/.
+From a caption, the pooled CLIP output predicts, through a linear head that is thrown away, a principal-component
+code of the captioned picture at 32 x 32 px. The T5 tokenizer puts 64 cell tokens before the words, one for each field
+of an 8 x 8 grid over the picture; the state of each predicts its field's 8 x 8 px of the picture at 64 px, and the
+mean of the words after half the layers predicts the code as CLIP does. So what the transformer gets already spells
+layout and colours, place by place, and it has to learn only how to draw them.
+Prints the share of pixel variance explained (R2). Writes WORK/text.{safetensors,pt} and WORK/tokenizer{,_2}/.
+--init takes what fits from an exported model; --t5-only leaves CLIP as it is.
 """
 
-import random
-import time
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from lssgen.training import data as D
-from lssgen.training.common import (
-    Average,
-    Clock,
-    MuonAdam,
-    load_average,
-    load_checkpoint,
-    parameter_groups,
-    parser,
-    rate,
-    save_checkpoint,
-    set_rate,
-)
+from lssgen.training.common import Loop, MuonAdam, load_average, parameter_groups, parser
 
-LEARNING_RATE = 4e-3
-LENGTH = 32  # tokens, for both encoders: pass max_sequence_length=32
+LEARNING_RATE = 3e-3
+WORDS = 32  # tokens of a caption, its end token among them
+GRID = 8
+CELLS = [f"<cell_{k}>" for k in range(GRID**2)]  # row by row
+LENGTH = len(CELLS) + WORDS  # T5's: pass max_sequence_length=96
 WIDTH = 256
 VOCABULARY = 4608
 CODE = 256
-THUMB = 32
+HALFWAY = 3  # T5 layers after which the words alone must know the picture
+THUMB, PICTURE = 32, 64  # px, what CLIP and T5 predict
 SAMPLES = 8000  # pictures the principal components are computed from
 SPECIAL = ["<pad>", "<unk>", "<s>", "</s>"]
 PAD, UNK, BOS, EOS = range(4)
@@ -62,15 +56,18 @@ def train_tokenizer(texts: list[str]) -> Tokenizer:
     return tokenizer
 
 
-def wrap_tokenizer(tokenizer: Tokenizer, start: bool) -> PreTrainedTokenizerFast:
-    """For transformers; appends its own end token, and puts a start token first where asked (CLIP)."""
+def wrap_tokenizer(tokenizer: Tokenizer, cells: bool) -> PreTrainedTokenizerFast:
+    """For transformers; CLIP's has a start token first, T5's the cell tokens; both append the end token."""
     tokenizer = Tokenizer.from_str(tokenizer.to_str())
+    first = CELLS if cells else ["<s>"]
+    tokenizer.add_special_tokens(first)
+    special = [(token, tokenizer.token_to_id(token)) for token in [*first, "</s>"]]
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>" if start else "$A </s>", special_tokens=[("<s>", BOS), ("</s>", EOS)]
+        single=f"{' '.join(first)} $A </s>", special_tokens=special
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        model_max_length=LENGTH,
+        model_max_length=LENGTH if cells else WORDS,
         pad_token="<pad>",
         unk_token="<unk>",
         bos_token="<s>",
@@ -93,59 +90,73 @@ class TextEncoders(nn.Module):
         self.clip = CLIPTextModel(
             CLIPTextConfig(
                 vocab_size=vocabulary, hidden_size=WIDTH, intermediate_size=4 * WIDTH, num_hidden_layers=3,
-                num_attention_heads=4, max_position_embeddings=LENGTH, projection_dim=WIDTH,
+                num_attention_heads=4, max_position_embeddings=WORDS, projection_dim=WIDTH,
                 pad_token_id=PAD, bos_token_id=BOS, eos_token_id=EOS,
             )
         )  # fmt: skip
         self.t5 = T5EncoderModel(
             T5Config(
-                vocab_size=vocabulary, d_model=WIDTH, d_kv=64, d_ff=2 * WIDTH, num_layers=3, num_heads=4,
+                vocab_size=vocabulary + len(CELLS), d_model=WIDTH, d_kv=64, d_ff=2 * WIDTH, num_layers=6, num_heads=4,
                 feed_forward_proj="gated-gelu", dropout_rate=0.0, pad_token_id=PAD, eos_token_id=EOS,
                 decoder_start_token_id=PAD, tie_word_embeddings=False, is_encoder_decoder=False, use_cache=False,
             )
         )  # fmt: skip
         self.clip_head = nn.Linear(WIDTH, CODE)
-        self.t5_head = nn.Linear(WIDTH, CODE)
+        self.word_head = nn.Linear(WIDTH, CODE)
+        self.cell_head = nn.Linear(WIDTH, 3 * (PICTURE // GRID) ** 2)
+        nn.init.zeros_(self.cell_head.weight)
 
     def forward(self, clip_ids: torch.Tensor, t5_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(pooled (B, WIDTH), states (B, L, WIDTH)) as the stock pipeline encodes: no attention mask."""
         return self.clip(clip_ids).pooler_output, self.t5(t5_ids)[0]
 
-    def codes(self, clip_ids: torch.Tensor, t5_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What each encoder says of the picture's code."""
-        pooled, states = self(clip_ids, t5_ids)
-        real = (t5_ids != PAD).unsqueeze(-1)
-        return self.clip_head(pooled), self.t5_head((states * real).sum(1) / real.sum(1))
+    def code(self, clip_ids: torch.Tensor) -> torch.Tensor:
+        """(B, CODE): what CLIP says of the picture's code."""
+        return self.clip_head(self.clip(clip_ids).pooler_output)
+
+    def picture(self, t5_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, 3, PICTURE, PICTURE): what the cell tokens say of the picture; (B, CODE): what its words say halfway."""
+        out = self.t5(t5_ids, output_hidden_states=True)
+        fields = self.cell_head(out.last_hidden_state[:, : len(CELLS)]).float().transpose(1, 2)
+        picture = F.fold(fields, PICTURE, kernel_size=PICTURE // GRID, stride=PICTURE // GRID)
+        words = (t5_ids[:, len(CELLS) :] != PAD).unsqueeze(-1)
+        halfway = out.hidden_states[HALFWAY][:, len(CELLS) :]
+        return picture, self.word_head((halfway * words).sum(1) / words.sum(1))
 
 
 class Tokens:
-    """Captions -> id tensors for both encoders, padded to the batch's longest or to a given length."""
+    """Captions -> id tensors for both encoders, padded to the batch's longest or as the pipeline does."""
 
     def __init__(self, folder: Path):
         self.clip = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
         self.t5 = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer_2")
 
-    def __call__(self, captions: list[str], length: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """`length` pads T5 to a fixed length as the pipeline does; None: to the longest of the batch."""
-        clip = self.clip(captions, padding=True, truncation=True, max_length=LENGTH, return_tensors="pt").input_ids
-        padding = "max_length" if length else True
-        t5 = self.t5(captions, padding=padding, truncation=True, max_length=length or LENGTH, return_tensors="pt")
+    def __call__(self, captions: list[str], full: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        """`full` pads T5's to LENGTH, as the pipeline does."""
+        clip = self.clip(captions, padding=True, truncation=True, max_length=WORDS, return_tensors="pt").input_ids
+        padding = "max_length" if full else True
+        t5 = self.t5(captions, padding=padding, truncation=True, max_length=LENGTH, return_tensors="pt")
         return clip, t5.input_ids
 
 
-def save_tokenizers(pictures: list[D.Picture], folder: Path) -> None:
-    """Trains and stores both, as FluxPipeline names them."""
-    tokenizer = train_tokenizer(corpus(pictures))
-    wrap_tokenizer(tokenizer, start=True).save_pretrained(folder / "tokenizer")
-    wrap_tokenizer(tokenizer, start=False).save_pretrained(folder / "tokenizer_2")
+def tokens_of(work: Path, init: Path | None) -> Tokens:
+    """WORK's tokenizers where it has them, else those of an exported model."""
+    return Tokens(work if (work / "tokenizer_2").is_dir() or init is None else init)
+
+
+def save_tokenizers(pictures: list[D.Picture], folder: Path, init: Path | None = None) -> None:
+    """Stores both as FluxPipeline names them: trained, or those of an exported model, whose words its weights know."""
+    known = init and init / "tokenizer" / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(known)) if known else train_tokenizer(corpus(pictures))
+    wrap_tokenizer(tokenizer, cells=False).save_pretrained(folder / "tokenizer")
+    wrap_tokenizer(tokenizer, cells=True).save_pretrained(folder / "tokenizer_2")
 
 
 class Codes:
     """Principal components of the pictures at THUMB px, over white, colours and two-object scenes."""
 
     def __init__(self, pictures: list[D.Picture], stack: np.ndarray, seed: int = 0):
-        small = [Image.fromarray(np.array(a)).resize((THUMB, THUMB), Image.Resampling.BOX) for a in stack]
-        self.stack = np.stack([np.asarray(a) for a in small])
+        self.stack = np.asarray(stack)
         draw = D.Examples(pictures, seed)
         sample = torch.stack([self.pixels(draw.pair() if k % 4 == 0 else draw.single()) for k in range(SAMPLES)])
         self.mean = sample.mean(0)
@@ -158,73 +169,99 @@ class Codes:
 
     def pixels(self, e: D.Example) -> torch.Tensor:
         """(3 * THUMB * THUMB,) in [-1, 1]."""
-        return D.composite(D.rgba_of(e, self.stack), D.background_of(e)).flatten()
+        return F.adaptive_avg_pool2d(D.composite(D.rgba_of(e, self.stack), D.background_of(e)), THUMB).flatten()
 
     def __call__(self, examples: list[D.Example]) -> torch.Tensor:
         """(B, CODE)."""
         return (torch.stack([self.pixels(e) for e in examples]) - self.mean) @ self.basis
 
+    def explained(self, code: torch.Tensor, target: torch.Tensor) -> float:
+        """R2 of predicted codes, as a share of the pixels' variance."""
+        return 1 - ((code.float() - target) * self.scale).square().sum(1).mean().item() / self.total
+
+
+def adopt(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
+    """Copies what has the same name and shape; of embeddings the rows that both have."""
+    own = model.state_dict()
+    for name in own.keys() & weights.keys():
+        a, b = own[name], weights[name].float()
+        if a.shape == b.shape:
+            a.copy_(b)
+        elif a.shape[1:] == b.shape[1:]:
+            n = min(len(a), len(b))
+            a[:n].copy_(b[:n])
+
 
 def load(work: Path, init: Path | None = None) -> TextEncoders:
-    """The trained encoders: from the checkpoint, or the weights of an exported model."""
-    if init is None:
-        return load_average(work / CHECKPOINT, TextEncoders())
+    """The trained encoders: from the checkpoint where there is one, else what fits of an exported model."""
     model = TextEncoders()
-    model.clip = CLIPTextModel.from_pretrained(init / "text_encoder", dtype=torch.float32)
-    model.t5 = T5EncoderModel.from_pretrained(init / "text_encoder_2", dtype=torch.float32)
+    if init is None or (work / CHECKPOINT).with_suffix(".safetensors").is_file():
+        return load_average(work / CHECKPOINT, model)
+    adopt(model.clip, CLIPTextModel.from_pretrained(init / "text_encoder", dtype=torch.float32).state_dict())
+    adopt(model.t5, T5EncoderModel.from_pretrained(init / "text_encoder_2", dtype=torch.float32).state_dict())
     return model
+
+
+def pictures_of(examples: list[D.Example], stack: np.ndarray) -> torch.Tensor:
+    """(B, 3, PICTURE, PICTURE) in [-1, 1]."""
+    return torch.stack([D.composite(D.rgba_of(e, stack), D.background_of(e)) for e in examples])
+
+
+def losses(model: TextEncoders, codes: Codes, ids: tuple, examples: list[D.Example], only_t5: bool) -> dict:
+    """{encoder: (loss, R2)}."""
+    target, code, out = pictures_of(examples, codes.stack), codes(examples), {}
+    with torch.autocast("cpu", torch.bfloat16):
+        picture, words = model.picture(ids[1])
+        clip = None if only_t5 else model.code(ids[0])
+    error = F.mse_loss(picture, target)
+    out["cells"] = 3 * error, 1 - error.item() / target.var(0).mean().item()
+    for name, value in {"words": words, "clip": clip}.items():
+        if value is not None:
+            out[name] = F.mse_loss(value.float(), code), codes.explained(value.detach(), code)
+    return out
 
 
 def train(args) -> None:
     """The loop."""
-    torch.set_flush_denormal(True)
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     pictures = D.read_captions(args.data)
-    stack = D.rasters(args.data, args.work, pictures, 256, "rgba_256")
+    stack = D.rasters(args.data, args.work, pictures, PICTURE, f"rgba_{PICTURE}")
     if not (args.work / "tokenizer").is_dir():
-        save_tokenizers(pictures, args.work)
+        save_tokenizers(pictures, args.work, args.init)
     tokens, codes = Tokens(args.work), Codes(pictures, stack)
     model = load(args.work, args.init) if args.init else TextEncoders()
     model.train()
+    for part in (model.clip, model.clip_head):
+        part.requires_grad_(not args.t5_only)
     optimiser = MuonAdam(parameter_groups(model, adam=ADAM), LEARNING_RATE)
-    average, path, step, clock = Average(model, 0.995), args.work / CHECKPOINT, 0, Clock(args.minutes)
-    if args.resume:
-        numbers = load_checkpoint(path, model, average, optimiser)
-        step, clock = numbers["step"], Clock(args.minutes, numbers["spent"])
-    draw, rng, seen, tick = (
-        D.Examples(pictures, args.seed + step),
-        random.Random(args.seed + step),
-        [],
-        time.monotonic(),
+    loop, seen = Loop(args, CHECKPOINT, model, optimiser, LEARNING_RATE, decay=0.995, floor=0.01), []
+    draw = D.Examples(pictures, loop.seed)
+    for _ in loop:
+        pairs = loop.rng.random() < 0.2
+        examples = [draw.pair() if pairs else draw.single() for _ in range(64)]
+        ids = tokens([draw.caption(e) for e in examples], full=loop.rng.random() < 0.15)
+        found = losses(model, codes, ids, examples, args.t5_only)
+        loop.update(sum(loss for loss, _ in found.values()))
+        seen.append((pairs, {name: r2 for name, (_, r2) in found.items()}))
+        loop.report(lambda: progress(seen[-100:]))
+
+
+def progress(seen: list[tuple[bool, dict[str, float]]]) -> str:
+    """Mean R2 of singles and scenes."""
+    kinds = {"R2": False, "scenes": True}
+    mean = {k: [r for pairs, r in seen if pairs == v] for k, v in kinds.items()}
+    return " ".join(
+        f"{k} {name} {np.mean([r[name] for r in rows]):.3f}" for k, rows in mean.items() if rows for name in rows[0]
     )
-    while clock.share < 1 and (not args.steps or step < args.steps):
-        set_rate(optimiser, LEARNING_RATE * rate(clock.share, floor=0.01))
-        pairs = rng.random() < 0.25
-        examples = [draw.pair() if pairs else draw.single() for _ in range(192 if pairs else 320)]
-        ids = tokens([draw.caption(e) for e in examples], LENGTH if rng.random() < 0.15 else None)
-        target = codes(examples)
-        with torch.autocast("cpu", torch.bfloat16):
-            clip, t5 = model.codes(*ids)
-        loss = F.mse_loss(clip.float(), target) + F.mse_loss(t5.float(), target)
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        average.update(model)
-        step += 1
-        unexplained = [((c.detach().float() - target) * codes.scale).square().sum(1).mean().item() for c in (clip, t5)]
-        seen.append((pairs, loss.item(), *[1 - u / codes.total for u in unexplained]))
-        if step % 25 == 0:
-            one, two = (np.mean([s[1:] for s in seen[-100:] if s[0] == k] or [[0] * 3], 0) for k in (False, True))
-            speed, left = (time.monotonic() - tick) / 25, (clock.seconds - clock.spent) / 60
-            r2 = f"R2 clip {one[1]:.3f} t5 {one[2]:.3f}, scenes {two[1]:.3f} {two[2]:.3f}"
-            print(f"step {step} loss {one[0]:.4f} {r2} {speed:.2f} s/step {left:.1f} min left", flush=True)
-            tick = time.monotonic()
-        if step % 200 == 0:
-            save_checkpoint(path, model, average, optimiser, {"step": step, "spent": clock.spent})
-    save_checkpoint(path, model, average, optimiser, {"step": step, "spent": clock.spent})
+
+
+def arguments(argv: list[str] | None = None) -> Namespace:
+    """The command line."""
+    p = parser(__doc__, 30)
+    p.add_argument("--t5-only", action="store_true", help="leave CLIP as it is")
+    return p.parse_args(argv)
 
 
 if __name__ == "__main__":
-    train(parser(__doc__, 10).parse_args())
+    train(arguments())

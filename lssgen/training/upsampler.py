@@ -9,7 +9,7 @@ WORK/latents_1024u.npy: all 512 px latents doubled, the transformer's targets wh
 """
 
 import random
-import time
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -19,18 +19,7 @@ from diffusers import AutoencoderKL
 
 from lssgen.training import latents
 from lssgen.training.autoencoder import psnr
-from lssgen.training.common import (
-    Average,
-    Clock,
-    MuonAdam,
-    load_average,
-    load_checkpoint,
-    parameter_groups,
-    parser,
-    rate,
-    save_checkpoint,
-    set_rate,
-)
+from lssgen.training.common import Loop, MuonAdam, load_average, parameter_groups, parser
 from lssgen.upsampler import LatentUpsampler
 
 LEARNING_RATE = 4e-3
@@ -116,38 +105,22 @@ def double_all(model: LatentUpsampler, work: Path) -> None:
 
 def train(args) -> None:
     """The loop."""
-    torch.set_flush_denormal(True)
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     model = LatentUpsampler.from_pretrained(args.init / "upsampler") if args.init else build()
     model.float().train()
     vae, pairs = scaled_vae(args.work, args.init), Pairs(args.work, args.seed)
     optimiser = MuonAdam(parameter_groups(model), LEARNING_RATE)
-    average, path, step, clock = Average(model, 0.995), args.work / CHECKPOINT, 0, Clock(args.minutes)
-    if args.resume:
-        numbers = load_checkpoint(path, model, average, optimiser)
-        step, clock = numbers["step"], Clock(args.minutes, numbers["spent"])
-    rng, seen, tick = random.Random(args.seed + step), [], time.monotonic()
-    while clock.share < 1 and (not args.steps or step < args.steps):
-        set_rate(optimiser, LEARNING_RATE * rate(clock.share, floor=0.01))
-        size, count = (256, 16) if rng.random() < 0.6 else (512, 4)
+    loop, seen = Loop(args, CHECKPOINT, model, optimiser, LEARNING_RATE, decay=0.995, floor=0.01), []
+    for _ in loop:
+        size, count = (256, 16) if loop.rng.random() < 0.6 else (512, 4)
         low, high = pairs(size, count)
         room = high.shape[-1] - CROP
-        latent, pixels = loss_of(model, vae, low, high, rng.randint(0, room), rng.randint(0, room))
-        optimiser.zero_grad()
-        (latent + pixels).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        average.update(model)
-        step += 1
+        latent, pixels = loss_of(model, vae, low, high, loop.rng.randint(0, room), loop.rng.randint(0, room))
+        loop.update(latent + pixels)
         seen.append((latent.item(), pixels.item()))
-        if step % 25 == 0:
-            a, b = np.mean(seen[-100:], 0)
-            speed, left = (time.monotonic() - tick) / 25, (clock.seconds - clock.spent) / 60
-            print(f"step {step} latents {a:.4f} pixels {b:.4f} {speed:.2f} s/step {left:.1f} min left", flush=True)
-            tick = time.monotonic()
-    save_checkpoint(path, model, average, optimiser, {"step": step, "spent": clock.spent})
-    load_average(path, model).eval()
+        loop.report(lambda: "latents {:.4f} pixels {:.4f}".format(*np.mean(seen[-100:], 0)))
+    load_average(loop.path, model).eval()
     if args.out:
         model.half().save_pretrained(args.out)
         model.float()
@@ -155,7 +128,12 @@ def train(args) -> None:
     double_all(model, args.work)
 
 
-if __name__ == "__main__":
+def arguments(argv: list[str] | None = None) -> Namespace:
+    """The command line."""
     p = parser(__doc__, 5)
     p.add_argument("--out", type=Path, help="where to save the model folder, e.g. assets/embedded/upsampler")
-    train(p.parse_args())
+    return p.parse_args(argv)
+
+
+if __name__ == "__main__":
+    train(arguments())

@@ -119,8 +119,10 @@ def scores_html(state: ViewState, topiq: TopiqStatus) -> str:
 
 
 def _score_row(metric: str, state: ViewState, topiq: TopiqStatus) -> str:
-    better = "lower is better" if METRICS[metric].lower_better else "higher is better"
-    head = f'<th scope="row">{METRIC_TITLES[metric]}<small>{better}</small></th>'
+    its = METRICS[metric]
+    better = "lower is better" if its.lower_better else "higher is better"
+    about = escape(f"{its.source}. {its.licence}")
+    head = f'<th scope="row" title="{about}">{METRIC_TITLES[metric]}<small>{better}</small></th>'
     missing = metric == "topiq" and not topiq.available
     if missing and not any(
         metric in arm.scores and arm.scores[metric].value is not None for arm in state.arms.values()

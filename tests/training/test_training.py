@@ -12,9 +12,11 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
 from PIL import Image, ImageDraw
+from safetensors.torch import load_file
 
-from lssgen.training import autoencoder, common, data, export, latents, text_encoders, transformer, upsampler
+from lssgen.training import autoencoder, data, export, latents, text_encoders, transformer, upsampler
 
+NAME = "diffusion_pytorch_model.safetensors"
 LABELS = ("red apple", "cat", "house", "tree")
 STYLES = {"flat": "noto", "glossy": "fluent_color", "3d": "fluent_3d"}
 
@@ -67,6 +69,43 @@ def test_training_shifts_sigmas_as_the_scheduler_does(tokens):
     torch.testing.assert_close(transformer.shifted(u, tokens), scheduler.sigmas[:-1], atol=1e-5, rtol=0)
 
 
+def test_initialising_takes_what_fits():
+    """Same shapes whole; of embeddings the rows that both have; the rest stays."""
+    model = torch.nn.ModuleDict({"table": torch.nn.Embedding(5, 2), "head": torch.nn.Linear(2, 3)})
+    before = model["head"].weight.detach().clone()
+    text_encoders.adopt(model, {"table.weight": torch.full((3, 2), 7.0), "head.weight": torch.ones(3, 4)})
+    assert (model["table"].weight[:3] == 7).all()
+    assert (model["table"].weight[3:] != 7).all()
+    assert torch.equal(model["head"].weight, before)
+
+
+def test_cell_tokens_predict_their_own_field():
+    """Field 9 is row 1, column 1 of the 8 x 8 grid: pixels 8 to 15 both ways."""
+    model = text_encoders.TextEncoders(vocabulary=64).eval()
+    with torch.no_grad():
+        model.cell_head.weight.zero_()
+        model.cell_head.bias.copy_(torch.arange(192.0))
+        picture, code = model.picture(torch.arange(70).view(1, -1))
+    assert picture.shape == (1, 3, 64, 64)
+    assert torch.equal(picture[0, :, 8:16, 8:16].flatten(), torch.arange(192.0))
+    assert code.shape == (1, text_encoders.CODE)
+
+
+def test_t5_reads_the_cells_before_the_words(folder, tmp_path):
+    text_encoders.save_tokenizers(data.read_captions(folder), tmp_path)
+    _, ids = text_encoders.Tokens(tmp_path)(["flat cat", "a flat red apple"], full=True)
+    assert ids.shape == (2, text_encoders.LENGTH)
+    cells = [text_encoders.Tokens(tmp_path).t5.convert_tokens_to_ids(c) for c in text_encoders.CELLS]
+    assert ids[0, :64].tolist() == cells
+    assert text_encoders.EOS in ids[0, 64:].tolist()
+    again = tmp_path / "again"
+    text_encoders.save_tokenizers([], again, init=tmp_path)
+    assert (
+        text_encoders.Tokens(again)(["flat cat"])[1].tolist()
+        == text_encoders.Tokens(tmp_path)(["flat cat"])[1].tolist()
+    )
+
+
 def test_packing_and_positions_are_the_stock_pipelines():
     z = torch.randn(2, 16, 8, 8)
     assert torch.equal(transformer.pack(z), FluxPipeline._pack_latents(z, 2, 16, 8, 8))
@@ -105,39 +144,36 @@ def test_every_part_trains_resumes_exports_and_runs(folder, tmp_path, monkeypatc
     monkeypatch.setattr(text_encoders, "CODE", 16)
     work, out = tmp_path / "work", tmp_path / "model"
 
-    def arguments(*more: str):
-        return common.parser("", 5).parse_args(["--data", str(folder), "--work", str(work), *more])
+    def train(part, *more: str, into=work):
+        part.train(part.arguments(["--data", str(folder), "--work", str(into), *more]))
 
-    autoencoder.train(arguments("--steps", "1"))
-    autoencoder.train(arguments("--steps", "2", "--resume"))
-    text_encoders.train(arguments("--steps", "1"))
+    train(autoencoder, "--steps", "1")
+    train(autoencoder, "--steps", "2", "--resume")
+    train(text_encoders, "--steps", "1")
     monkeypatch.setattr("sys.argv", ["latents", "--data", str(folder), "--work", str(work), "--threads", "1"])
     latents.main()
-    args = arguments("--steps", "1")
-    args.out = out / "upsampler"
-    upsampler.train(args)
-    transformer.train(arguments("--steps", "1"))
-    transformer.train(arguments("--steps", "2", "--resume"))
+    train(upsampler, "--steps", "1", "--out", str(out / "upsampler"))
+    train(transformer, "--steps", "1")
+    train(transformer, "--steps", "2", "--resume")
     monkeypatch.setattr("sys.argv", ["export", "--work", str(work), "--out", str(out)])
     export.main()
     pipe = FluxPipeline.from_pretrained(out, local_files_only=True, dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
-    image = pipe("flat cat", height=64, width=64, num_inference_steps=1, max_sequence_length=32).images[0]
+    length = text_encoders.LENGTH
+    image = pipe("flat cat", height=64, width=64, num_inference_steps=1, max_sequence_length=length).images[0]
     assert image.size == (64, 64)
     assert np.isfinite(np.asarray(image, np.float32)).all()
     # and on from the exported weights alone, as a new machine would
     again = tmp_path / "again"
-    monkeypatch.setattr(
-        "sys.argv",
-        ["latents", "--data", str(folder), "--work", str(again), "--threads", "1", "--init", str(out)],
-    )
+    init = ["--init", str(out)]
+    train(text_encoders, *init, "--t5-only", "--steps", "1", into=again)
+    monkeypatch.setattr("sys.argv", ["latents", "--data", str(folder), "--work", str(again), "--threads", "1", *init])
     latents.main()
-    args = common.parser("", 5).parse_args(
-        ["--data", str(folder), "--work", str(again), "--init", str(out), "--steps", "1"]
-    )
-    args.out = None
-    upsampler.train(args)
-    transformer.train(args)
+    train(upsampler, *init, "--minutes", "0", into=again)
+    train(transformer, *init, "--steps", "1", into=again)
     monkeypatch.setattr("sys.argv", ["export", "--work", str(again), "--init", str(out), "--out", str(tmp_path / "b")])
     export.main()
-    assert (tmp_path / "b" / "model_index.json").is_file()
+    stored, exported = (load_file(f / "upsampler" / NAME) for f in (out, tmp_path / "b"))
+    assert all(torch.equal(stored[k], exported[k]) for k in stored), "0 minutes must leave the upsampler as it was"
+    stored, exported = (load_file(f / "text_encoder" / "model.safetensors") for f in (out, tmp_path / "b"))
+    assert all(torch.equal(stored[k], exported[k]) for k in stored), "--t5-only must leave CLIP as it was"
