@@ -97,6 +97,9 @@ def plain_tokenizer_class(out: Path) -> None:
 
 def save(pipe: FluxPipeline, work: Path, out: Path) -> None:
     """The folder, in float16; with the upsampler where there is one."""
+    for part in ("transformer", "text_encoder", "text_encoder_2", "vae"):
+        for old in (out / part).glob("*.safetensors*"):  # other shards than the new ones would be loaded in their place
+            old.unlink()
     pipe.to(torch.float16).save_pretrained(out, max_shard_size=SHARD)
     plain_tokenizer_class(out)
     if (work / upsampler.CHECKPOINT).with_suffix(".safetensors").is_file():

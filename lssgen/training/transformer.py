@@ -21,10 +21,10 @@ from diffusers import FluxTransformer2DModel
 from torch import nn
 
 from lssgen.training import data as D
-from lssgen.training import latents, text_encoders
+from lssgen.training import latents, placement, text_encoders
 from lssgen.training.common import Loop, MuonAdam, parameter_groups, parser
 
-LEARNING_RATE = 6e-3
+LEARNING_RATE = 3e-3
 SHARES = (0.78, 0.13, 0.09)  # pictures on white, on a colour, scenes of two
 DROP = 0.05  # captions left empty
 DOUBLED_FROM, TRUE_TO = 0.3, 0.5  # at 1024 px: doubled latents serve above this sigma, true ones below that
@@ -172,17 +172,31 @@ def start(init: Path | None, work: Path) -> Model:
     return Model(FluxTransformer2DModel.from_pretrained(init / "transformer", torch_dtype=torch.float32), text)
 
 
+def place_heads(model: Model, batches: Batches, tokens: text_encoders.Tokens) -> None:
+    """placement.place on four batches at 512 px."""
+    shown = [batches(512, 16) for _ in range(4)]
+
+    def run() -> None:
+        with torch.no_grad():
+            for batch in shown:
+                loss_of(model, batch, 512, 256, tokens(batch[1], full=True), random.Random(0))
+
+    placement.place(model.transformer, run)
+
+
 def train(args) -> None:
     """The loop."""
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     model = start(args.init, args.work).train()
-    if args.compile:
-        model.transformer.compile(dynamic=False)  # one graph for each row of SCHEDULE
     optimiser = MuonAdam(parameter_groups(model, ADAM, adam_scale=0.25), LEARNING_RATE, betas=(0.9, 0.98))
     options = {"warmup": 0.02, "flat": 0.3, "floor": 0.01}
     loop, seen = Loop(args, CHECKPOINT, model, optimiser, LEARNING_RATE, decay=0.995, **options), {}
     batches, tokens = Batches(args.data, args.work, loop.seed), text_encoders.tokens_of(args.work, args.init)
+    if args.place or not (args.init or args.resume):
+        place_heads(model, batches, tokens)
+    if args.compile:
+        model.transformer.compile(dynamic=False)  # one graph for each row of SCHEDULE
     for _ in loop:
         size, count, pictures = plan_of(loop.share, loop.rng)
         batch = batches(size, pictures)
@@ -196,6 +210,7 @@ def train(args) -> None:
 def arguments(argv: list[str] | None = None) -> Namespace:
     """The command line."""
     p = parser(__doc__, 80)
+    p.add_argument("--place", action="store_true", help="set the placed heads again in a model that is gone on with")
     p.add_argument("--compile", action="store_true", help="torch.compile: minutes at the start, a quarter less a step")
     return p.parse_args(argv)
 
