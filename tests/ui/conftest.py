@@ -40,7 +40,7 @@ def values(config: AppConfig) -> dict[str, object]:
         "start": 64,
         "auto": True,
         "split": 0.5,
-        "seed": 7,
+        "seed": config.seed,
         "random": False,
         "width": 128,
         "height": 128,
