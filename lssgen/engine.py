@@ -38,8 +38,9 @@ class Engine:
         self._name, self._device = model, device
         self._source: ScheduleSource = table.source(model)
         self._model: Model | None = None
-        self._reader = PromptReader(table.resolve(model), self.settings.max_sequence_length)
-        self._has_upsampler = (table.resolve(model) / "upsampler").is_dir()
+        folder = table.resolve(model)
+        self._reader = PromptReader(folder, self.settings.max_sequence_length)
+        self._has_upsampler = (folder / "upsampler").is_dir()
 
     def plan(self, request: GenerationRequest) -> Plan:
         """The stages of both arms, with notes on what is not as asked. Quick, needs no weights. Raises ValueError."""

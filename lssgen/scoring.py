@@ -267,7 +267,9 @@ def _locate() -> tuple[Path | None, str]:
 
 
 def _by_hand() -> str:
-    folder = str(_pyiqa_cache()).replace(str(Path.home()), "~", 1)  # a page need not tell where its server lives
+    folder, home = _pyiqa_cache(), Path(os.path.expanduser("~"))
+    if folder.is_relative_to(home):  # a page need not tell where its server lives
+        folder = "~" / folder.relative_to(home)
     return f"put it in {folder}, or set {TOPIQ_ENV} to its path"
 
 

@@ -18,7 +18,10 @@ T = TypeVar("T")
 
 
 class Worker:
-    """A daemon thread that calls what it is given, in order."""
+    """A daemon thread that calls what it is given, in order.
+
+    A ThreadPoolExecutor's thread would be waited for at exit, and a run whose listener is gone never ends by itself.
+    """
 
     def __init__(self) -> None:
         self.pid = os.getpid()

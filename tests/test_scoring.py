@@ -300,3 +300,19 @@ def test_fetch_of_a_file_that_is_gone(hub, monkeypatch):
     monkeypatch.setattr(scoring, "TOPIQ_FILE", "gone.pth")
     with pytest.raises(HubUnreachable, match="404"):
         fetch_topiq()
+
+
+@pytest.mark.parametrize(
+    ("home", "cache", "shown"),
+    [
+        ("/home/me", "/home/me/.cache", "~/.cache/torch/hub/pyiqa"),
+        ("/", "/.cache", "~/.cache/torch/hub/pyiqa"),
+        ("/home/me", "/home/meadow", "/home/meadow/torch/hub/pyiqa"),
+    ],
+)
+def test_the_way_by_hand_names_a_folder_that_exists_for_its_reader(monkeypatch, home, cache, shown):
+    """Its own home as ~; once any path that began with the same letters was cut there."""
+    monkeypatch.setenv("HOME", home)
+    monkeypatch.setenv("XDG_CACHE_HOME", cache)
+    monkeypatch.delenv("TORCH_HOME", raising=False)
+    assert f"put it in {shown}," in scoring._by_hand()

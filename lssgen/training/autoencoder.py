@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
 from lssgen.training import data as D
-from lssgen.training.common import Loop, MuonAdam, parameter_groups, parser
+from lssgen.training.common import Loop, MuonAdam, parameter_groups, parser, prepare
 
 LEARNING_RATE = 4e-3
 CHECKPOINT = "autoencoder"
@@ -134,8 +134,7 @@ def psnr(mse: float) -> float:
 
 def train(args) -> None:
     """The loop."""
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(args.seed)
+    prepare(args)
     vae = AutoencoderKL.from_pretrained(args.init / "vae") if args.init else build()
     vae.train().to(memory_format=torch.channels_last)
     optimiser = MuonAdam(parameter_groups(vae), LEARNING_RATE)

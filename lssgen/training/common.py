@@ -153,19 +153,31 @@ def load_checkpoint(path: Path, module: nn.Module, average: Average, optimiser: 
     return numbers
 
 
+def trained(path: Path) -> bool:
+    """Whether there is a checkpoint to load the weights of."""
+    return path.with_suffix(".safetensors").is_file()
+
+
 def load_average(path: Path, module: nn.Module) -> nn.Module:
     """The averaged weights of a checkpoint, in the module."""
-    if not path.with_suffix(".safetensors").is_file():
+    if not trained(path):
         raise ValueError(f"{path.with_suffix('.safetensors')} does not exist: train that part first")
     tensors = load_file(path.with_suffix(".safetensors"))
     module.load_state_dict({k[8:]: v for k, v in tensors.items() if k.startswith("average.")})
     return module
 
 
+def prepare(args: argparse.Namespace) -> None:
+    """Threads and seed, before the first weight is made."""
+    torch.set_flush_denormal(True)
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+
+
 class Loop:
     """The frame of a training script: time budget, learning rate, update, average, checkpoints, progress, resuming.
 
-        for _ in (loop := Loop(args, "upsampler", model, optimiser, 4e-3)):
+        for _ in (loop := Loop(args, "upsampler", model, optimiser, 4e-3, decay=0.995)):
             loop.update(loss)
             loop.report(lambda: "loss 0.1")
 
@@ -176,7 +188,6 @@ class Loop:
     EVERY, SAVE_SECONDS = 25, 180
 
     def __init__(self, args, name: str, model: nn.Module, optimiser: Optimizer, lr: float, decay: float, **options):
-        torch.set_flush_denormal(True)
         self.args, self.path, self.model, self.optimiser = args, args.work / name, model, optimiser
         self.lr, self.options, self.step, self.spent = lr, options, 0, 0.0
         self.average = Average(model, decay)
@@ -186,7 +197,6 @@ class Loop:
         self.seed = args.seed + self.step
         self.rng = random.Random(self.seed)
         torch.manual_seed(self.seed)
-        self.clock = Clock(args.minutes, self.spent)
 
     @property
     def share(self) -> float:
@@ -194,6 +204,7 @@ class Loop:
         return self.clock.share
 
     def __iter__(self) -> Iterator[int]:
+        # the clock starts here: what a script sets up after making its loop is no training time
         self.clock = Clock(self.args.minutes, self.spent)
         self._tick = saved = time.monotonic()
         while self.share < 1 and (not self.args.steps or self.step < self.args.steps):

@@ -205,7 +205,7 @@ class Examples:
         return on_background(text, e.colour)
 
 
-def rgba_of(e: Example, stack: np.ndarray) -> np.ndarray:
+def rgba_of(e: Example, stack: np.ndarray | dict[int, np.ndarray]) -> np.ndarray:
     """The example's picture without its background."""
     return stack[e.left] if e.right is None else scene(stack[e.left], stack[e.right])
 
@@ -213,3 +213,8 @@ def rgba_of(e: Example, stack: np.ndarray) -> np.ndarray:
 def background_of(e: Example) -> tuple[int, int, int]:
     """The example's background colour."""
     return WHITE if e.colour is None else COLOURS[e.colour]
+
+
+def pixels_of(e: Example, stack: np.ndarray | dict[int, np.ndarray]) -> torch.Tensor:
+    """(3, h, w) in [-1, 1]: the example as captioned; `stack` holds the RGBA pictures it names."""
+    return composite(rgba_of(e, stack), background_of(e))

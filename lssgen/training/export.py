@@ -17,10 +17,11 @@ import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline
 
 from lssgen.training import autoencoder, latents, text_encoders, transformer, upsampler
-from lssgen.training.common import load_average
+from lssgen.training.common import load_average, trained
 
 NOISE_LOGVAR = -8.0  # constant spread of the encoder's distribution; pictures are encoded by its mode
 SHARD = "9MB"
+LOCAL = ("_name_or_path", "backend", "is_local", "local_files_only")  # in configs: where a part was loaded from
 
 
 def scheduler() -> FlowMatchEulerDiscreteScheduler:
@@ -44,28 +45,23 @@ def fold(vae: AutoencoderKL, mean: torch.Tensor, std: torch.Tensor) -> Autoencod
     return vae
 
 
-def trained(work: Path, name: str) -> bool:
-    """Whether WORK has a checkpoint of this part."""
-    return (work / name).with_suffix(".safetensors").is_file()
-
-
 def autoencoder_of(work: Path, init: Path | None = None) -> AutoencoderKL:
     """WORK's autoencoder, folded, or an exported one, which is folded already."""
-    if init is not None and not trained(work, autoencoder.CHECKPOINT):
+    if init is not None and not trained(work / autoencoder.CHECKPOINT):
         return AutoencoderKL.from_pretrained(init / "vae", torch_dtype=torch.float32)
     return fold(load_average(work / autoencoder.CHECKPOINT, autoencoder.build()), *latents.statistics(work))
 
 
 def model_of(work: Path, init: Path | None, untrained: bool) -> transformer.Model:
     """Transformer and text encoders, averaged."""
-    if trained(work, transformer.CHECKPOINT):
+    if trained(work / transformer.CHECKPOINT):
         model = transformer.Model(transformer.build(), text_encoders.TextEncoders())
         return load_average(work / transformer.CHECKPOINT, model)
     if init is not None:
         return transformer.start(init, work)
     if not untrained:
         raise ValueError(f"{work} has no transformer checkpoint: train one, or give --init or --untrained")
-    has_text = trained(work, text_encoders.CHECKPOINT)
+    has_text = trained(work / text_encoders.CHECKPOINT)
     return transformer.Model(
         transformer.build(), text_encoders.load(work) if has_text else text_encoders.TextEncoders()
     )
@@ -81,18 +77,15 @@ def pipeline_of(work: Path, init: Path | None = None, untrained: bool = False) -
     )  # fmt: skip
 
 
-def plain_tokenizer_class(out: Path) -> None:
-    """Names the class that older versions of transformers know, and drops what only describes this machine."""
+def plain_configs(out: Path) -> None:
+    """Names the tokenizer class that older versions of transformers know, and drops what only tells of this machine."""
     index = out / "model_index.json"
     index.write_text(index.read_text().replace("TokenizersBackend", "PreTrainedTokenizerFast"))
-    for name in ("tokenizer", "tokenizer_2"):
-        path = out / name / "tokenizer_config.json"
-        config = {
-            k: v
-            for k, v in json.loads(path.read_text()).items()
-            if k not in ("backend", "is_local", "local_files_only")
-        }
-        path.write_text(json.dumps(config | {"tokenizer_class": "PreTrainedTokenizerFast"}, indent=2) + "\n")
+    for path in (*out.glob("*/config.json"), *out.glob("*/tokenizer_config.json")):
+        config = {k: v for k, v in json.loads(path.read_text()).items() if k not in LOCAL}
+        if path.name == "tokenizer_config.json":
+            config["tokenizer_class"] = "PreTrainedTokenizerFast"
+        path.write_text(json.dumps(config, indent=2) + "\n")
 
 
 def save(pipe: FluxPipeline, work: Path, out: Path) -> None:
@@ -101,8 +94,8 @@ def save(pipe: FluxPipeline, work: Path, out: Path) -> None:
         for old in (out / part).glob("*.safetensors*"):  # other shards than the new ones would be loaded in their place
             old.unlink()
     pipe.to(torch.float16).save_pretrained(out, max_shard_size=SHARD)
-    plain_tokenizer_class(out)
-    if (work / upsampler.CHECKPOINT).with_suffix(".safetensors").is_file():
+    plain_configs(out)
+    if trained(work / upsampler.CHECKPOINT):
         model = load_average(work / upsampler.CHECKPOINT, upsampler.build())
         model.half().save_pretrained(out / "upsampler")
     for path in out.rglob("*.safetensors"):

@@ -51,9 +51,8 @@ def examples(pictures: list[D.Picture], seed: int) -> dict[int, list[D.Example]]
 
 def picture(data: Path, pictures: list[D.Picture], e: D.Example, size: int, archive: zipfile.ZipFile) -> torch.Tensor:
     """(3, size, size) in [-1, 1]."""
-    stack = {i: D.load_picture(data, pictures[i], size, archive) for i in (e.left, e.right) if i is not None}
-    rgba = stack[e.left] if e.right is None else D.scene(stack[e.left], stack[e.right])
-    return D.composite(rgba, D.background_of(e))
+    named = (i for i in (e.left, e.right) if i is not None)
+    return D.pixels_of(e, {i: D.load_picture(data, pictures[i], size, archive) for i in named})
 
 
 def encode_chunk(chunk: list[tuple], data: Path, work: Path, init: Path | None, size: int) -> np.ndarray:

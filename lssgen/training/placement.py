@@ -8,7 +8,7 @@ column: the logit is then a sum of cosines of the distance, largest at the right
 a cell (512 px), the other four (1024 px). All stays trainable, and what the heads read and do with it is learned.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 from diffusers import FluxTransformer2DModel
@@ -18,8 +18,7 @@ from lssgen.training.text_encoders import CELLS, GRID
 
 DOUBLE, SINGLE = (0, 1), (0, 2, 4)  # blocks
 HEADS = {0: 2, 1: 4}  # head -> tokens of a cell's side
-MARKER = 8  # dimensions that the rotary embedding leaves alone here: + for cells, - for all other tokens
-MARKER_SHARE = 0.15  # of the squared length
+MARKER_SHARE = 0.15  # of the squared length, in the first axis, never turned here: + for cells, - for other tokens
 PAIRS = 3  # frequencies a head uses, from the one that tells neighbouring cells apart
 RIDGE = 1e-2
 
@@ -33,7 +32,7 @@ def turned(rows: torch.Tensor, columns: torch.Tensor, pitch: int, axes: tuple[in
     """(n, head dimensions): the constant query turned to these token positions, of length sqrt(dimensions)."""
     head = sum(axes)
     out = torch.zeros(len(rows), head)
-    out[:, :MARKER] = (MARKER_SHARE * head / MARKER) ** 0.5
+    out[:, : axes[0]] = (MARKER_SHARE * head / axes[0]) ** 0.5
     amplitude = ((1 - MARKER_SHARE) * head / (2 * PAIRS)) ** 0.5
     first = pitch.bit_length() - 2  # pitch 2: angles from 1 a token; pitch 4: from about half of that
     for start, size, at in ((axes[0], axes[1], rows), (axes[0] + axes[1], axes[2], columns)):
@@ -53,7 +52,7 @@ def cell_keys(pitch: int, axes: tuple[int, int, int]) -> torch.Tensor:
 def elsewhere(axes: tuple[int, int, int]) -> torch.Tensor:
     """(head dimensions,): the key of every token that is no cell."""
     key = torch.zeros(sum(axes))
-    key[:MARKER] = -((sum(axes) / MARKER) ** 0.5)
+    key[: axes[0]] = -((sum(axes) / axes[0]) ** 0.5)
     return key
 
 
@@ -68,42 +67,36 @@ def _fit(layer: nn.Linear, rows: slice, x: torch.Tensor, y: torch.Tensor) -> Non
 
 
 @torch.no_grad()
-def _seen(attention: nn.Module, run: Callable[[], None]) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """(image or joint states, text states or None) an attention module is given while `run` runs, all batches."""
-    seen: list[tuple] = []
+def _seen(attention: nn.Module, run: Callable[[], None]) -> torch.Tensor:
+    """The states with the cells first that an attention module gets while `run` runs: text alone, or all in one."""
+    seen: list[torch.Tensor] = []
 
     def keep(_: nn.Module, __: tuple, given: dict) -> None:
         text = given.get("encoder_hidden_states")
-        seen.append((given["hidden_states"].float(), None if text is None else text.float()))
+        seen.append((given["hidden_states"] if text is None else text).float())
 
     handle = attention.register_forward_pre_hook(keep, with_kwargs=True)
     try:
         run()
     finally:
         handle.remove()
-    text = None if seen[0][1] is None else torch.cat([t for _, t in seen])
-    return torch.cat([s for s, _ in seen]), text
+    return torch.cat(seen)
 
 
 @torch.no_grad()
 def place(model: FluxTransformer2DModel, run: Callable[[], None]) -> None:
     """Sets the heads; `run` passes some training batches of one shape through the model."""
     axes = tuple(model.config.axes_dims_rope)
-    blocks: Iterable[nn.Module] = [model.transformer_blocks[k] for k in DOUBLE]
-    blocks = [*blocks, *(model.single_transformer_blocks[k] for k in SINGLE)]
-    for attention in (block.attn for block in blocks):
-        states, text = _seen(attention, run)
-        joint = text is None
-        x = states if joint else text
+    double = [model.transformer_blocks[k].attn for k in DOUBLE]
+    for attention in (*double, *(model.single_transformer_blocks[k].attn for k in SINGLE)):
+        x, joint = _seen(attention, run), attention not in double
+        layer, norm = (attention.to_k, attention.norm_k) if joint else (attention.add_k_proj, attention.norm_added_k)
         for head, pitch in HEADS.items():
             rows = slice(head * sum(axes), (head + 1) * sum(axes))
             still = turned(torch.zeros(1), torch.zeros(1), pitch, axes)[0]
             attention.to_q.weight[rows], attention.to_q.bias[rows] = 0.0, still / attention.norm_q.weight
             wanted = elsewhere(axes).expand(*x.shape[:2], -1).clone()
             wanted[:, : len(CELLS)] = cell_keys(pitch, axes)
-            layer, norm = (
-                (attention.to_k, attention.norm_k) if joint else (attention.add_k_proj, attention.norm_added_k)
-            )
             _fit(layer, rows, x.flatten(0, 1), (wanted / norm.weight).flatten(0, 1))
             if not joint:
                 attention.to_k.weight[rows], attention.to_k.bias[rows] = 0.0, elsewhere(axes) / attention.norm_k.weight

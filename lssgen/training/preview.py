@@ -38,8 +38,7 @@ def fit(vae: AutoencoderKL, data: Path, count: int) -> LatentPreview:
     latents, images = [], []
     for _ in range(count):
         example = draw.single(coloured=0.5)
-        rgba = D.load_picture(data, pictures[example.left], SIZE)
-        x = D.composite(rgba, D.background_of(example))
+        x = D.pixels_of(example, {example.left: D.load_picture(data, pictures[example.left], SIZE)})
         latents.append(vae.encode(x[None]).latent_dist.mode()[0])
         images.append(Image.fromarray(((x + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()))
     preview = LatentPreview.fit(latents, images)

@@ -22,7 +22,7 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from lssgen.training import data as D
-from lssgen.training.common import Loop, MuonAdam, load_average, parameter_groups, parser
+from lssgen.training.common import Loop, MuonAdam, load_average, parameter_groups, parser, prepare, trained
 
 LEARNING_RATE = 3e-3
 WORDS = 32  # tokens of a caption, its end token among them
@@ -156,24 +156,24 @@ class Codes:
     """Principal components of the pictures at THUMB px, over white, colours and two-object scenes."""
 
     def __init__(self, pictures: list[D.Picture], stack: np.ndarray, seed: int = 0):
-        self.stack = np.asarray(stack)
         draw = D.Examples(pictures, seed)
-        sample = torch.stack([self.pixels(draw.pair() if k % 4 == 0 else draw.single()) for k in range(SAMPLES)])
+        drawn = (draw.pair() if k % 4 == 0 else draw.single() for k in range(SAMPLES))
+        sample = torch.cat([self.small(D.pixels_of(e, stack)[None]) for e in drawn])
         self.mean = sample.mean(0)
         self.total = (sample - self.mean).var(0).sum().item()
         _, s, v = torch.svd_lowrank(sample - self.mean, q=CODE, niter=3)
-        self.scale = (
-            (s / len(sample) ** 0.5).sqrt().clamp(min=1e-3)
-        )  # square root of the deviation: half-way to whitening
+        # square root of the deviation: half-way to whitening
+        self.scale = (s / len(sample) ** 0.5).sqrt().clamp(min=1e-3)
         self.basis = v / self.scale
 
-    def pixels(self, e: D.Example) -> torch.Tensor:
-        """(3 * THUMB * THUMB,) in [-1, 1]."""
-        return F.adaptive_avg_pool2d(D.composite(D.rgba_of(e, self.stack), D.background_of(e)), THUMB).flatten()
+    @staticmethod
+    def small(shown: torch.Tensor) -> torch.Tensor:
+        """(B, 3 * THUMB * THUMB) of pictures (B, 3, h, w)."""
+        return F.adaptive_avg_pool2d(shown, THUMB).flatten(1)
 
-    def __call__(self, examples: list[D.Example]) -> torch.Tensor:
-        """(B, CODE)."""
-        return (torch.stack([self.pixels(e) for e in examples]) - self.mean) @ self.basis
+    def __call__(self, shown: torch.Tensor) -> torch.Tensor:
+        """(B, CODE) of pictures (B, 3, h, w) in [-1, 1]."""
+        return (self.small(shown) - self.mean) @ self.basis
 
     def explained(self, code: torch.Tensor, target: torch.Tensor) -> float:
         """R2 of predicted codes, as a share of the pixels' variance."""
@@ -195,26 +195,21 @@ def adopt(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
 def load(work: Path, init: Path | None = None) -> TextEncoders:
     """The trained encoders: from the checkpoint where there is one, else what fits of an exported model."""
     model = TextEncoders()
-    if init is None or (work / CHECKPOINT).with_suffix(".safetensors").is_file():
+    if init is None or trained(work / CHECKPOINT):
         return load_average(work / CHECKPOINT, model)
     adopt(model.clip, CLIPTextModel.from_pretrained(init / "text_encoder", dtype=torch.float32).state_dict())
     adopt(model.t5, T5EncoderModel.from_pretrained(init / "text_encoder_2", dtype=torch.float32).state_dict())
     return model
 
 
-def pictures_of(examples: list[D.Example], stack: np.ndarray) -> torch.Tensor:
-    """(B, 3, PICTURE, PICTURE) in [-1, 1]."""
-    return torch.stack([D.composite(D.rgba_of(e, stack), D.background_of(e)) for e in examples])
-
-
-def losses(model: TextEncoders, codes: Codes, ids: tuple, examples: list[D.Example], only_t5: bool) -> dict:
-    """{encoder: (loss, R2)}."""
-    target, code, out = pictures_of(examples, codes.stack), codes(examples), {}
+def losses(model: TextEncoders, codes: Codes, ids: tuple, shown: torch.Tensor, only_t5: bool) -> dict:
+    """{encoder: (loss, R2)} against the captioned pictures (B, 3, PICTURE, PICTURE) in [-1, 1]."""
+    code, out = codes(shown), {}
     with torch.autocast("cpu", torch.bfloat16):
         picture, words = model.picture(ids[1])
         clip = None if only_t5 else model.code(ids[0])
-    error = F.mse_loss(picture, target)
-    out["cells"] = 3 * error, 1 - error.item() / target.var(0).mean().item()
+    error = F.mse_loss(picture, shown)
+    out["cells"] = 3 * error, 1 - error.item() / shown.var(0).mean().item()
     for name, value in {"words": words, "clip": clip}.items():
         if value is not None:
             out[name] = F.mse_loss(value.float(), code), codes.explained(value.detach(), code)
@@ -223,8 +218,7 @@ def losses(model: TextEncoders, codes: Codes, ids: tuple, examples: list[D.Examp
 
 def train(args) -> None:
     """The loop."""
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(args.seed)
+    prepare(args)
     pictures = D.read_captions(args.data)
     stack = D.rasters(args.data, args.work, pictures, PICTURE, f"rgba_{PICTURE}")
     if not (args.work / "tokenizer").is_dir():
@@ -241,7 +235,8 @@ def train(args) -> None:
         pairs = loop.rng.random() < 0.2
         examples = [draw.pair() if pairs else draw.single() for _ in range(64)]
         ids = tokens([draw.caption(e) for e in examples], full=loop.rng.random() < 0.15)
-        found = losses(model, codes, ids, examples, args.t5_only)
+        shown = torch.stack([D.pixels_of(e, stack) for e in examples])
+        found = losses(model, codes, ids, shown, args.t5_only)
         loop.update(sum(loss for loss, _ in found.values()))
         seen.append((pairs, {name: r2 for name, (_, r2) in found.items()}))
         loop.report(lambda: progress(seen[-100:]))

@@ -22,7 +22,7 @@ from torch import nn
 
 from lssgen.training import data as D
 from lssgen.training import latents, placement, text_encoders
-from lssgen.training.common import Loop, MuonAdam, parameter_groups, parser
+from lssgen.training.common import Loop, MuonAdam, parameter_groups, parser, prepare
 
 LEARNING_RATE = 3e-3
 SHARES = (0.78, 0.13, 0.09)  # pictures on white, on a colour, scenes of two
@@ -186,8 +186,7 @@ def place_heads(model: Model, batches: Batches, tokens: text_encoders.Tokens) ->
 
 def train(args) -> None:
     """The loop."""
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(args.seed)
+    prepare(args)
     model = start(args.init, args.work).train()
     optimiser = MuonAdam(parameter_groups(model, ADAM, adam_scale=0.25), LEARNING_RATE, betas=(0.9, 0.98))
     options = {"warmup": 0.02, "flat": 0.3, "floor": 0.01}

@@ -19,7 +19,7 @@ from diffusers import AutoencoderKL
 
 from lssgen.training import latents
 from lssgen.training.autoencoder import psnr
-from lssgen.training.common import Loop, MuonAdam, load_average, parameter_groups, parser
+from lssgen.training.common import Loop, MuonAdam, load_average, parameter_groups, parser, prepare
 from lssgen.upsampler import LatentUpsampler
 
 LEARNING_RATE = 4e-3
@@ -105,8 +105,7 @@ def double_all(model: LatentUpsampler, work: Path) -> None:
 
 def train(args) -> None:
     """The loop."""
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(args.seed)
+    prepare(args)
     model = LatentUpsampler.from_pretrained(args.init / "upsampler") if args.init else build()
     model.float().train()
     vae, pairs = scaled_vae(args.work, args.init), Pairs(args.work, args.seed)

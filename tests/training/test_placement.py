@@ -43,7 +43,7 @@ def test_placing_fits_the_keys_to_what_the_blocks_see():
     with torch.no_grad():
         placement.place(model, run)
         attention = model.transformer_blocks[0].attn
-        _, seen = placement._seen(attention, run)
+        seen = placement._seen(attention, run)
         keys = attention.norm_added_k(attention.add_k_proj(seen).unflatten(-1, (4, 64)))
         queries = attention.norm_q(attention.to_q(torch.randn(1, 256)).unflatten(-1, (4, 64)))[0]
     for head, pitch in placement.HEADS.items():

@@ -173,6 +173,9 @@ def test_every_part_trains_resumes_exports_and_runs(folder, tmp_path, monkeypatc
     train(transformer, *init, "--steps", "1", into=again)
     monkeypatch.setattr("sys.argv", ["export", "--work", str(again), "--init", str(out), "--out", str(tmp_path / "b")])
     export.main()
+    configs = [path.read_text() for path in (tmp_path / "b").glob("*/config.json")]
+    assert len(configs) == 5
+    assert not any("_name_or_path" in text for text in configs), "where a part was loaded from is nobody's business"
     stored, exported = (load_file(f / "upsampler" / NAME) for f in (out, tmp_path / "b"))
     assert all(torch.equal(stored[k], exported[k]) for k in stored), "0 minutes must leave the upsampler as it was"
     stored, exported = (load_file(f / "text_encoder" / "model.safetensors") for f in (out, tmp_path / "b"))
