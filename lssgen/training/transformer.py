@@ -7,7 +7,12 @@ shifts it for the picture's token count. Every step has one size: 256 px (64 tok
 1024 px most steps see a random quarter of the tokens with their true positions, which is several times cheaper (the
 table SCHEDULE); the last part of the time sees whole pictures. There are fewer true 1024 px latents than pictures: the
 noisy part of the path, sigma > DOUBLED_FROM, is trained at 1024 px with 512 px latents doubled by the upsampler, the
-clean part, sigma < TRUE_TO, with true ones. Writes WORK/transformer.{safetensors,pt}.
+clean part, sigma < TRUE_TO, with true ones.
+
+From GUIDED_FROM of the time on, the target of captioned pictures is the velocity plus GUIDANCE times what the caption
+changes, v(x, caption) - v(x, no caption), without gradient (model guidance, arXiv 2502.12154). Where that is learned,
+one call gives what classifier-free guidance of scale 1 / (1 - GUIDANCE) gives in two.
+Writes WORK/transformer.{safetensors,pt}.
 """
 
 import math
@@ -26,7 +31,8 @@ from lssgen.training.common import Loop, MuonAdam, parameter_groups, parser, pre
 
 LEARNING_RATE = 3e-3
 SHARES = (0.78, 0.13, 0.09)  # pictures on white, on a colour, scenes of two
-DROP = 0.05  # captions left empty
+DROP = 0.1  # captions left empty
+GUIDANCE, GUIDED_FROM = 0.55, 0.5  # see above; share of the time
 DOUBLED_FROM, TRUE_TO = 0.3, 0.5  # at 1024 px: doubled latents serve above this sigma, true ones below that
 # half the pictures above sigma 0.8 (layout) in the first 75 % of the time
 NOISY, NOISY_FROM, NOISY_UNTIL = 0.5, 0.8, 0.75
@@ -64,9 +70,11 @@ class Model(nn.Module):
     def forward(
         self, x: torch.Tensor, sigma: torch.Tensor, ids: torch.Tensor, words: tuple[torch.Tensor, torch.Tensor]
     ) -> torch.Tensor:
-        """Velocity of tokens x (B, n, 64) at positions ids (n, 3)."""
+        """Velocity of tokens x (B, n, 64) at positions ids (n, 3); one caption's words serve the whole batch."""
         with torch.no_grad():
             pooled, states = self.text(*words)
+        if len(pooled) < len(x):
+            pooled, states = pooled.repeat(len(x), 1), states.repeat(len(x), 1, 1)
         return self.transformer(
             hidden_states=x, timestep=sigma, pooled_projections=pooled, encoder_hidden_states=states,
             txt_ids=torch.zeros(states.shape[1], 3), img_ids=ids, return_dict=False,
@@ -148,10 +156,11 @@ def plan_of(share: float, rng: random.Random) -> tuple[int, int, int]:
 
 
 def loss_of(
-    model: Model, batch: tuple, size: int, count: int, words: tuple, rng: random.Random, noisy: float = 0.0
-) -> torch.Tensor:
+    model: Model, batch: tuple, size: int, count: int, tokens: text_encoders.Tokens, rng: random.Random,
+    noisy: float = 0.0, guidance: float = 0.0,
+) -> torch.Tensor:  # fmt: skip
     """Mean squared error of the velocity of each picture (B,); a share `noisy` of them above NOISY_FROM."""
-    x0, _, between = batch
+    x0, captions, between = batch
     side = size // 32
     index = keep(side, count, rng)
     x0 = pack(x0)[:, index]
@@ -159,9 +168,16 @@ def loss_of(
     sigma = torch.cat([sigmas(n, size, (NOISY_FROM, 1.0)), sigmas(len(x0) - n, size, between)])
     noise = torch.randn_like(x0)
     s = sigma.view(-1, 1, 1)
+    given = (1 - s) * x0 + s * noise, sigma, positions(side)[index]
     with torch.autocast("cpu", torch.bfloat16):
-        v = model((1 - s) * x0 + s * noise, sigma, positions(side)[index], words)
-    return (v.float() - (noise - x0)).square().mean((1, 2))
+        v = model(*given, tokens(captions, full=True)).float()
+    target = noise - x0
+    if guidance:
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            untold = model(*given, tokens([""], full=True)).float()
+        told = torch.tensor([bool(c) for c in captions]).view(-1, 1, 1)
+        target = target + guidance * told * (v.detach() - untold)
+    return (v - target).square().mean((1, 2))
 
 
 def start(init: Path | None, work: Path) -> Model:
@@ -179,7 +195,7 @@ def place_heads(model: Model, batches: Batches, tokens: text_encoders.Tokens) ->
     def run() -> None:
         with torch.no_grad():
             for batch in shown:
-                loss_of(model, batch, 512, 256, tokens(batch[1], full=True), random.Random(0))
+                loss_of(model, batch, 512, 256, tokens, random.Random(0))
 
     placement.place(model.transformer, run)
 
@@ -199,8 +215,9 @@ def train(args) -> None:
     for _ in loop:
         size, count, pictures = plan_of(loop.share, loop.rng)
         batch = batches(size, pictures)
-        words = tokens(batch[1], full=True)
-        loss = loss_of(model, batch, size, count, words, loop.rng, NOISY if loop.share < NOISY_UNTIL else 0.0)
+        noisy = NOISY if loop.share < NOISY_UNTIL else 0.0
+        guidance = GUIDANCE if loop.share >= GUIDED_FROM else 0.0
+        loss = loss_of(model, batch, size, count, tokens, loop.rng, noisy, guidance)
         loop.update(loss.mean())
         seen.setdefault(f"{size}u" if batch[2][0] else str(size), []).append(loss.mean().item())
         loop.report(lambda: "loss " + " ".join(f"{k}: {np.mean(v[-40:]):.4f}" for k, v in sorted(seen.items())))

@@ -121,6 +121,24 @@ def test_kept_tokens_are_distinct_and_as_many_as_asked(count):
         assert index.max() < 256
 
 
+def test_guidance_moves_the_target_of_captioned_pictures_only():
+    """A model that says 1 with a caption, 0 without, guided by g, errs as one that says 1 - g errs unguided."""
+    batch = torch.randn(4, 16, 16, 16), ["flat cat", "", "flat house", "a 3d cat"], (0.0, 1.0)
+
+    def tokens(captions: list[str], full: bool) -> list[bool]:
+        return [bool(c) for c in captions]
+
+    def loss(says: float, guidance: float) -> torch.Tensor:
+        def model(x, sigma, ids, words):
+            return (says * torch.tensor(words)).view(-1, 1, 1).expand(x.shape)
+
+        torch.manual_seed(0)
+        return transformer.loss_of(model, batch, 256, 64, tokens, random.Random(0), guidance=guidance)
+
+    torch.testing.assert_close(loss(1.0, 0.4), loss(0.6, 0.0), atol=1e-5, rtol=0)
+    assert (loss(1.0, 0.4) != loss(1.0, 0.0)).tolist() == [True, False, True, True]
+
+
 def test_folding_makes_scaled_latents_standard():
     """The exported autoencoder's latents are (z - mean) / std of the trained one's, and decode to the same picture."""
     torch.manual_seed(0)
