@@ -94,6 +94,7 @@ def _plan_arguments(parser: Parser) -> None:
 def _run_arguments(parser: Parser) -> None:
     parser.add_argument("--prompt", required=True)
     parser.add_argument("--seed", type=int, nargs="+", default=[0], help="several seeds make one run each")
+    parser.add_argument("--negative", default="", help="what not to draw, where the model takes it")
     parser.add_argument("--guidance", type=float, help="guidance_scale, where the model takes one")
     parser.add_argument("--upsampler", choices=UPSAMPLERS, default="learned")
     parser.add_argument("--noise", choices=NOISES, default="coupled")
@@ -116,18 +117,18 @@ def _request(args: argparse.Namespace, **more: Any) -> GenerationRequest:
 
 
 def _own_steps(args: argparse.Namespace) -> int:
-    from lssgen.families import table
+    from lssgen.families import folders, table
 
     family = getattr(args, "family", None)
-    return (table.family(family).settings if family else table.settings(args.model)).steps
+    return (table.family(family).settings if family else folders.settings(args.model)).steps
 
 
 def _plan(args: argparse.Namespace) -> int:
     from lssgen import schedule
-    from lssgen.families import table
+    from lssgen.families import folders, table
 
     request = _request(args, prompt="plan")
-    plan = schedule.plan(request, table.family(args.family).source if args.family else table.source(args.model))
+    plan = schedule.plan(request, table.family(args.family).source if args.family else folders.source(args.model))
     print(json.dumps(plan.to_dict()) if args.json else plan)
     return 0
 
@@ -144,6 +145,7 @@ def _run(args: argparse.Namespace, baseline: str, *, compare: bool) -> int:
     request = _request(
         args,
         prompt=args.prompt,
+        negative_prompt=args.negative,
         seeds=tuple(args.seed),
         guidance_scale=args.guidance,
         upsampler=args.upsampler,
@@ -246,7 +248,8 @@ def _families(args: argparse.Namespace) -> int:
         print(json.dumps({"families": rows}))
     else:
         for row in rows:
-            print(f"{row['name']:8} {row['pipeline']:16} sizes in multiples of {row['multiple']} px  {row['title']}")
+            pipelines = ", ".join(row["pipelines"])
+            print(f"{row['name']:12} {row['title']}\n{'':12} {pipelines}; sizes in multiples of {row['multiple']} px")
     return 0
 
 

@@ -52,7 +52,8 @@ def _network_time(model: Model) -> Iterator[list[float]]:
     spent = [0.0]
     pipe = model.adapter.pipe
     targets: list[tuple[Any, str]] = [(pipe.vae, "decode"), (pipe.vae, "encode")]
-    networks = (pipe.transformer, pipe.text_encoder, pipe.text_encoder_2, model.upsampler)
+    encoders = [part for name, part in pipe.components.items() if name.startswith("text_encoder")]
+    networks = (model.adapter.denoiser, *encoders, model.upsampler)
     targets += [(network, "forward") for network in networks if network is not None]
     with ExitStack() as stack:
         for owner, name in targets:

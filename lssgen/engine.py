@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from lssgen import schedule
 from lssgen.events import ArmFailed, ArmFinished, Event
-from lssgen.families import table
+from lssgen.families import folders
 from lssgen.families.base import Model
 from lssgen.families.load import load
 from lssgen.families.prompts import PromptReader
@@ -34,11 +34,11 @@ class Engine:
     """
 
     def __init__(self, model: str = "embedded", device: str | None = None) -> None:
-        self.settings = table.settings(model)
+        self.settings = folders.settings(model)
         self._name, self._device = model, device
-        self._source: ScheduleSource = table.source(model)
+        self._source: ScheduleSource = folders.source(model)
         self._model: Model | None = None
-        folder = table.resolve(model)
+        folder = folders.resolve(model)
         self._reader = PromptReader(folder, self.settings.max_sequence_length)
         self._has_upsampler = (folder / "upsampler").is_dir()
 
@@ -46,6 +46,8 @@ class Engine:
         """The stages of both arms, with notes on what is not as asked. Quick, needs no weights. Raises ValueError."""
         if request.guidance_scale is not None and self.settings.guidance_scale is None:
             raise ValueError(f"guidance_scale is {request.guidance_scale:g}; this model has it built in: leave it out")
+        if request.negative_prompt and not self.settings.takes_negative:
+            raise ValueError("negative_prompt is given; this model takes none: leave it out")
         plan = schedule.plan(request, self._source)
         if len(plan.stages) > 1 and request.upsampler == "learned" and not self._has_upsampler:
             raise ValueError("upsampler is 'learned' but this model has none; use 'bicubic' or 'pixel'")

@@ -8,35 +8,35 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from lssgen.process import Process
+
 
 @dataclass(frozen=True)
 class LatentSpace:
-    """A VAE's latent space: scaled = (raw - shift) * scale; one latent pixel covers `factor` x `factor` pixels."""
+    """A VAE's latent space: one latent pixel covers `factor` x `factor` pixels."""
 
     channels: int
     factor: int
-    scale: float
-    shift: float = 0.0
-
-    def to_scaled(self, raw: torch.Tensor) -> torch.Tensor:
-        return (raw - self.shift) * self.scale
-
-    def to_raw(self, scaled: torch.Tensor) -> torch.Tensor:
-        return scaled / self.scale + self.shift
 
 
-def renoise_flow(x0: torch.Tensor, noise: torch.Tensor, sigma: float) -> torch.Tensor:
-    """Linear flow path x = (1 - sigma) x0 + sigma noise, sigma in [0, 1] (rectified flow; LSSGen's flow re-noising)."""
-    return (1.0 - sigma) * x0 + sigma * noise
+def renoise(x0: torch.Tensor, noise: torch.Tensor, sigma: float, process: Process) -> torch.Tensor:
+    """Clean latents brought to noise level sigma, in the scheduler's own units (LSSGen's re-noising)."""
+    signal, amplitude = process.mix(sigma)
+    return signal * x0 + amplitude * noise
 
 
-def clean_estimate(before: torch.Tensor, after: torch.Tensor, sigma: float, sigma_next: float) -> torch.Tensor:
-    """The denoiser's x0 estimate recovered from one Euler step of a flow.
+def clean_estimate(
+    before: torch.Tensor, after: torch.Tensor, sigma: float, sigma_next: float, process: Process
+) -> torch.Tensor:
+    """The denoiser's x0 estimate recovered from one step from sigma to sigma_next.
 
-    Euler: after = before + (sigma_next - sigma) v, and x0 = x - sigma v. Exact for any Euler sampler.
+    Euler: after = before + (sigma_next - sigma) d with d = dx / dsigma, and x0 = x - sigma d, for flow and EDM alike;
+    VP latents are EDM's scaled, and DDIM is Euler there. Exact for those, an approximation for other solvers.
     """
-    velocity = (after.float() - before.float()) / (sigma_next - sigma)
-    return before.float() - sigma * velocity
+    before, after = before.float(), after.float()
+    if process is Process.VP:
+        before, after = before / process.mix(sigma)[0], after / process.mix(sigma_next)[0]
+    return before - sigma * (after - before) / (sigma_next - sigma)
 
 
 def coupled_noise(noise: torch.Tensor, height: int, width: int) -> torch.Tensor:

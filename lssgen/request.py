@@ -23,6 +23,7 @@ class GenerationRequest:
 
     Args:
         prompt: what to draw, 1 to 4,000 characters.
+        negative_prompt: what not to draw, up to 4,000 characters; for models with classifier-free guidance.
         height, width: size of the finished picture in pixels. The model's own multiple is checked by `plan()`.
         start: short side of the first stage in pixels. With `schedule="paper"` the first size is the target divided
             by a power of two; with `"split"` it is met exactly.
@@ -55,9 +56,13 @@ class GenerationRequest:
     upsampler: str = "learned"
     noise: str = "coupled"
     baseline: str = "native"
+    negative_prompt: str = ""
 
     def __post_init__(self) -> None:
-        _check_prompt(self.prompt)
+        _check_text("prompt", self.prompt)
+        if not self.prompt.strip():
+            raise ValueError("prompt is empty; say what to draw, such as 'a glossy red apple'")
+        _check_text("negative_prompt", self.negative_prompt)
         for name in ("height", "width", "start"):
             check_whole(name, getattr(self, name), 1, MAX_SIDE, "pixels")
         check_whole("steps", self.steps, 1, MAX_STEPS)
@@ -120,15 +125,13 @@ def check_split(value: object) -> None:
         raise ValueError(f"split is {_show(value)}; it must be above 0 and below 1, such as 0.5")
 
 
-def _check_prompt(prompt: object) -> None:
-    if not isinstance(prompt, str):
-        raise ValueError(f"prompt is {_show(prompt)}; it must be text, such as 'a glossy red apple'")
-    if not prompt.strip():
-        raise ValueError("prompt is empty; say what to draw, such as 'a glossy red apple'")
-    if not prompt.isprintable() and any("\ud800" <= character <= "\udfff" for character in prompt):
-        raise ValueError("prompt has half a character (a lone surrogate); type it anew")
-    if len(prompt) > MAX_PROMPT:
-        raise ValueError(f"prompt has {len(prompt):,} characters; at most {MAX_PROMPT:,} are taken")
+def _check_text(name: str, text: object) -> None:
+    if not isinstance(text, str):
+        raise ValueError(f"{name} is {_show(text)}; it must be text, such as 'a glossy red apple'")
+    if not text.isprintable() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError(f"{name} has half a character (a lone surrogate); type it anew")
+    if len(text) > MAX_PROMPT:
+        raise ValueError(f"{name} has {len(text):,} characters; at most {MAX_PROMPT:,} are taken")
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

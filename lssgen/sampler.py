@@ -12,7 +12,7 @@ from PIL import Image
 
 from lssgen.events import ArmFinished, Event, Seconds, StageFinished, StageStarted, Stepped
 from lssgen.families.base import Adapter, Model
-from lssgen.latents import clean_estimate, coupled_noise, renoise_flow, resize
+from lssgen.latents import clean_estimate, coupled_noise, renoise, resize
 from lssgen.request import GenerationRequest
 from lssgen.schedule import Stage
 
@@ -58,15 +58,15 @@ class NoiseSource:
 
     def __init__(self, adapter: Adapter, request: GenerationRequest) -> None:
         self._adapter = adapter
-        self._generators = [torch.Generator("cpu").manual_seed(seed) for seed in request.seeds]
+        self.generators = [torch.Generator("cpu").manual_seed(seed) for seed in request.seeds]
         self._full = None
         if request.noise == "coupled":
-            self._full = adapter.noise(self._generators, request.height, request.width)
+            self._full = adapter.noise(self.generators, request.height, request.width)
 
     def at(self, height: int, width: int) -> torch.Tensor:
         """Standard normal (B, C, h, w) for a stage of this size in pixels."""
         if self._full is None:
-            return self._adapter.noise(self._generators, height, width)
+            return self._adapter.noise(self.generators, height, width)
         factor = self._adapter.space.factor
         return coupled_noise(self._full, height // factor, width // factor)
 
@@ -105,7 +105,9 @@ def run_arm(
     with clock.phase("total"):
         _check(stopped)
         with clock.phase("text"):
-            encoded = adapter.encode(request.prompt, len(request.seeds))
+            encoded = adapter.encode(
+                request.prompt, request.negative_prompt, len(request.seeds), request.guidance_scale
+            )
         noise = NoiseSource(adapter, request)
         latents = None
         for index, stage in enumerate(stages):
@@ -118,11 +120,12 @@ def run_arm(
             else:
                 with clock.phase("upsample"):
                     latents = enlarge(model, latents, stage, upsampler)
-                latents = renoise_flow(latents, noise.at(stage.height, stage.width), stage.sigma_start)
+                latents = renoise(latents, noise.at(stage.height, stage.width), stage.sigmas[0], stage.process)
             before = clock.spent["denoise"]
             with clock.phase("denoise"):
                 on_step = _stepper(model, stage, latents, arm, index, clock, emit, stopped)
-                latents = adapter.denoise(stage, latents, encoded, request.guidance_scale, on_step)
+                guidance = request.guidance_scale
+                latents = adapter.denoise(stage, latents, encoded, guidance, on_step, noise.generators)
             seconds = clock.spent["denoise"] - before
             with clock.phase("decode" if last else "preview"):
                 images = tuple(adapter.decode(latents))
@@ -163,7 +166,8 @@ def _stepper(
         with clock.phase("preview"):
             image = None
             if model.preview is not None:
-                clean = clean_estimate(latents[:1], after[:1], stage.sigmas[step], stage.sigmas[step + 1])
+                now, then = stage.sigmas[step : step + 2]
+                clean = clean_estimate(latents[:1], after[:1], now, then, stage.process)
                 image = model.preview.image(clean)
             latents = after
             emit(Stepped(arm, index, step + 1, stage.num_steps, image))

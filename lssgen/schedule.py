@@ -10,10 +10,9 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
+from lssgen.process import Process
 from lssgen.request import GenerationRequest
-
-MAX_UPSAMPLINGS = 3
-MAX_SCHEDULE = 20_000
+from lssgen.sizes import check_target, free_sizes, paper_sizes, size_text
 
 
 class ScheduleSource(Protocol):
@@ -22,6 +21,8 @@ class ScheduleSource(Protocol):
     name: str
     multiple: int  # both sides of a picture must be whole multiples of it, in pixels
     base_side: int  # the side at which the paper's step rule runs all steps
+    process: Process  # what the sigmas of its schedules mean
+    longest: int  # the most steps a schedule of it can have
 
     def schedule(self, height: int, width: int, steps: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """The stock (sigmas with the final 0, timesteps) of a `steps`-step run at this size, in pixels."""
@@ -34,8 +35,10 @@ class ScheduleSource(Protocol):
 class Stage:
     """One pass of the stock pipeline.
 
-    `sigmas` has `num_steps + 1` values and ends in 0; `timesteps` has `num_steps`. `schedule_steps` is the length of
-    the stock schedule these are the tail of; `cost` is the predicted floating-point operations of the whole stage.
+    `sigmas` has `num_steps + 1` values and ends in 0, in the units of `process`; `timesteps` has `num_steps`.
+    `schedule_steps` is the length of the stock schedule these are the tail of; `cost` is the predicted floating-point
+    operations of the whole stage. `renoised`: it starts from enlarged latents noised to its first sigma, not from
+    noise.
     """
 
     height: int
@@ -44,6 +47,8 @@ class Stage:
     timesteps: tuple[float, ...]
     schedule_steps: int
     cost: float
+    process: Process = Process.FLOW
+    renoised: bool = False
 
     @property
     def num_steps(self) -> int:
@@ -51,8 +56,8 @@ class Stage:
 
     @property
     def sigma_start(self) -> float:
-        """The noise level this stage starts from: 1 for a first stage, about sigma_init for a later one."""
-        return self.sigmas[0]
+        """The noise level this stage starts from, in flow units: about 1 for a first stage, sigma_init for a later."""
+        return self.process.flow_sigma(self.sigmas[0])
 
     @property
     def is_tail(self) -> bool:
@@ -110,12 +115,12 @@ def plan(request: GenerationRequest, source: ScheduleSource) -> Plan:
     Raises:
         ValueError: for a size, start or number of steps this family or step rule cannot run, naming one that works.
     """
-    check_target(request.height, request.width, source)
+    check_target(request.height, request.width, source.multiple, source.name)
     notes: list[str] = []
     if request.schedule == "paper":
         sizes = paper_sizes(request.height, request.width, request.start, source.multiple)
         if min(sizes[0]) != request.start:
-            notes.append(f"the paper rule halves the target: the first stage is {_size(sizes[0])}")
+            notes.append(f"the paper rule halves the target: the first stage is {size_text(sizes[0])}")
     else:
         sizes = free_sizes(request.height, request.width, request.start, source.multiple)
     if len(sizes) == 1:
@@ -123,6 +128,12 @@ def plan(request: GenerationRequest, source: ScheduleSource) -> Plan:
         stages = (_stage(source, sizes[0], request.steps),)
     elif request.schedule == "paper":
         stages = _paper_stages(request, source, sizes)
+        if source.process is not Process.FLOW:
+            last = stages[-1]
+            notes.append(
+                f"for a diffusion model the paper rule takes sigma as a share of steps: the last stage keeps "
+                f"{last.num_steps} of {last.schedule_steps} and starts at sigma {last.sigma_start:.3f}"
+            )
     else:
         stages = _split_stages(request, source, sizes)
     if request.baseline == "pixel":
@@ -137,60 +148,6 @@ def plan(request: GenerationRequest, source: ScheduleSource) -> Plan:
     return Plan(source.name, stages, (_stage(source, sizes[-1], native_steps),), tuple(notes))
 
 
-def check_target(height: int, width: int, source: ScheduleSource) -> None:
-    """Refuse a target that is no whole multiple of what the family needs. Raises ValueError."""
-    for name, value in (("height", height), ("width", width)):
-        _check_multiple(name, value, source.multiple, source.name)
-
-
-def paper_sizes(height: int, width: int, start: int, multiple: int) -> list[tuple[int, int]]:
-    """(height, width) of each stage: K = floor(log2(short side / start)) halvings of the target, smallest first.
-
-    Raises:
-        ValueError: for a start above the target, more than three upsamplings, or a target K halvings do not divide.
-    """
-    short = min(height, width)
-    _check_start_below(start, short)
-    halvings = int(math.log2(short / start))
-    if halvings > MAX_UPSAMPLINGS:
-        smallest = short // 2**MAX_UPSAMPLINGS
-        raise ValueError(
-            f"start is {start}, which needs {halvings} upsamplings of at most {MAX_UPSAMPLINGS}; "
-            f"the smallest start here is {smallest}"
-        )
-    for name, value in (("height", height), ("width", width)):
-        _check_multiple(name, value, multiple * 2**halvings, f"{halvings} upsampling(s)")
-    return [(height >> k, width >> k) for k in range(halvings, -1, -1)]
-
-
-def free_sizes(height: int, width: int, start: int, multiple: int) -> list[tuple[int, int]]:
-    """(height, width) of each stage from an exact `start`: doubling while twice fits, then one hop to the target.
-
-    Raises:
-        ValueError: for a start above the target, one that takes more than three upsamplings, or one whose other side is
-            no whole multiple at the target's aspect; the message names the nearest start that works.
-    """
-    short, long = sorted((height, width))
-    _check_start_below(start, short)
-    whole = [s for s in range(multiple, short + 1, multiple) if s * long % (short * multiple) == 0]
-    usable = [s for s in whole if _hops(s, short) <= MAX_UPSAMPLINGS]
-    if start not in whole:
-        nearest = min(usable, key=lambda s: abs(s - start))
-        raise ValueError(
-            f"start is {start}; both sides of a {_size((height, width))} picture's first stage must be multiples of "
-            f"{multiple}: the nearest start that works is {nearest}"
-        )
-    if _hops(start, short) > MAX_UPSAMPLINGS:
-        raise ValueError(
-            f"start is {start}, which needs {_hops(start, short)} upsamplings of at most {MAX_UPSAMPLINGS}; "
-            f"the smallest start here is {usable[0]}"
-        )
-    sizes = [(height * start // short, width * start // short)]
-    while min(sizes[-1]) * 2 <= short:
-        sizes.append((sizes[-1][0] * 2, sizes[-1][1] * 2))
-    return sizes if sizes[-1] == (height, width) else [*sizes, (height, width)]
-
-
 def paper_steps(steps: int, height: int, width: int, base_side: int) -> int:
     """n = floor(N / log2(max(2, base^2 / A))): 512 px runs N/2 of a 1024 px base, 256 px N/4, 1024 and above N.
 
@@ -200,7 +157,7 @@ def paper_steps(steps: int, height: int, width: int, base_side: int) -> int:
     divisor = math.log2(max(2.0, base_side**2 / (height * width)))
     if steps < divisor:
         raise ValueError(
-            f"steps is {steps}, which leaves none for the stage of {_size((height, width))}; "
+            f"steps is {steps}, which leaves none for the stage of {size_text((height, width))}; "
             f"use at least {math.ceil(divisor)}"
         )
     return math.floor(steps / divisor)
@@ -230,16 +187,34 @@ def _last_steps(steps: int, share: float) -> int:
     return max(1, math.floor((1.0 - share) * steps + 0.5))
 
 
-def tail_start(sigmas: tuple[float, ...], sigma: float) -> int:
-    """Index of the smallest scheduled sigma still >= `sigma` (the final 0 not counted), 0 if there is none."""
-    return max((i for i, s in enumerate(sigmas[:-1]) if s >= sigma), default=0)
+def tail_start(sigmas: tuple[float, ...], sigma: float, process: Process = Process.FLOW) -> int:
+    """Index of the smallest scheduled sigma still >= `sigma` in flow units (the final 0 not counted), 0 if none is."""
+    return max((i for i, s in enumerate(sigmas[:-1]) if process.flow_sigma(s) >= sigma), default=0)
+
+
+def share_start(steps: int, share: float) -> int:
+    """The paper's rule for diffusion models: the last int(share n) of n steps are kept, whatever their noise levels.
+
+    Raises:
+        ValueError: when no step would be kept, naming the smallest share that keeps one.
+    """
+    kept = int(steps * share)
+    if kept < 1:
+        raise ValueError(
+            f"sigma is {share:g}, which keeps none of {steps} steps (for a diffusion model the paper's rule takes it "
+            f"as a share of the steps); use at least {math.ceil(100 / steps) / 100:.2f}"
+        )
+    return steps - kept
 
 
 def _paper_stages(request: GenerationRequest, source: ScheduleSource, sizes: list) -> tuple[Stage, ...]:
     stages = []
     for i, size in enumerate(sizes):
         steps = paper_steps(request.steps, *size, source.base_side) if request.shorten else request.steps
-        stages.append(_stage(source, size, steps, request.sigma if i else None))
+        if source.process is Process.FLOW or i == 0:
+            stages.append(_stage(source, size, steps, request.sigma if i else None))
+        else:
+            stages.append(_tail(source, size, steps, share_start(steps, request.sigma), renoised=True))
     return tuple(stages)
 
 
@@ -257,43 +232,33 @@ def _schedule_length(source: ScheduleSource, size: tuple[int, int], count: int, 
 
     def tail(steps: int) -> int:
         sigmas, _ = source.schedule(*size, steps)
-        return len(sigmas) - 1 - tail_start(sigmas, sigma)
+        return len(sigmas) - 1 - tail_start(sigmas, sigma, source.process)
 
     low, high = count, count
     while tail(high) < count:
         low, high = high + 1, high * 2
-        if high > MAX_SCHEDULE:
-            raise ValueError(f"sigma is {sigma:g}, too small for {count} steps at {_size(size)}; use a larger sigma")
+        if high > source.longest:
+            raise ValueError(
+                f"sigma is {sigma:g}, too small for {count} steps at {size_text(size)}; use a larger sigma"
+            )
     while low < high:
         middle = (low + high) // 2
         low, high = (middle + 1, high) if tail(middle) < count else (low, middle)
     if tail(low) != count:
-        raise ValueError(f"no stock schedule at {_size(size)} has {count} steps from sigma {sigma:g} on; move sigma")
+        raise ValueError(
+            f"no stock schedule at {size_text(size)} has {count} steps from sigma {sigma:g} on; move sigma"
+        )
     return low
 
 
 def _stage(source: ScheduleSource, size: tuple[int, int], steps: int, sigma: float | None = None) -> Stage:
+    if sigma is None:
+        return _tail(source, size, steps, 0, renoised=False)
+    sigmas, _ = source.schedule(*size, steps)
+    return _tail(source, size, steps, tail_start(sigmas, sigma, source.process), renoised=True)
+
+
+def _tail(source: ScheduleSource, size: tuple[int, int], steps: int, first: int, *, renoised: bool) -> Stage:
     sigmas, timesteps = source.schedule(*size, steps)
-    first = 0 if sigma is None else tail_start(sigmas, sigma)
     cost = (len(timesteps) - first) * source.step_cost(*size)
-    return Stage(*size, sigmas[first:], timesteps[first:], steps, cost)
-
-
-def _hops(start: int, short: int) -> int:
-    return math.ceil(math.log2(short / start))
-
-
-def _check_start_below(start: int, short: int) -> None:
-    if start > short:
-        raise ValueError(f"start is {start}, above the target's short side; use at most {short}")
-
-
-def _check_multiple(name: str, value: int, multiple: int, who: str) -> None:
-    if value % multiple or value < multiple:
-        below = value // multiple * multiple
-        fits = f"{below} or {below + multiple}" if below else f"{multiple}"
-        raise ValueError(f"{name} is {value}; {who} needs a multiple of {multiple}: use {fits}")
-
-
-def _size(size: tuple[int, int]) -> str:
-    return f"{size[1]} x {size[0]}"
+    return Stage(*size, sigmas[first:], timesteps[first:], steps, cost, source.process, renoised)

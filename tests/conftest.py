@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from lssgen.engine import Engine
-from lssgen.families import table
+from lssgen.families import folders
 from lssgen.families.base import Model
 from lssgen.families.load import load
 from lssgen.previews import LatentPreview
@@ -81,12 +81,12 @@ def tiny_flux(guidance_embeds: bool = False) -> FluxPipeline:
     )
 
 
-def tiny_tokenizer() -> PreTrainedTokenizerFast:
+def tiny_tokenizer(length: int = 16) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", 1)])
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>", model_max_length=16
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>", model_max_length=length
     )
 
 
@@ -120,7 +120,7 @@ def tiny_model(tiny_folder: Path) -> Model:
 
 @pytest.fixture(scope="session")
 def tiny_source(tiny_folder: Path) -> ScheduleSource:
-    return table.source(str(tiny_folder))
+    return folders.source(str(tiny_folder))
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from lssgen.engine import Engine
 from lssgen.events import ArmFinished
-from lssgen.families.table import ASSETS
+from lssgen.families.folders import ASSETS
 from lssgen.latents import resize
 from lssgen.request import GenerationRequest
 

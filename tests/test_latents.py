@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lssgen.latents import LatentSpace, clean_estimate, coupled_noise, renoise_flow, resize
+from lssgen.latents import clean_estimate, coupled_noise, renoise, resize
+from lssgen.process import Process
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -48,25 +49,19 @@ def test_coupled_noise_of_the_same_size_is_the_noise_itself():
 
 
 @pytest.mark.parametrize("sigma", [0.2, 0.75, 1.0])
-def test_renoised_variance_is_as_predicted(sigma):
+def test_renoised_variance_of_a_flow_is_as_predicted(sigma):
     """Var[(1 - s) x0 + s eps] = (1 - s)^2 Var[x0] + s^2, within 4 sigma of the sampling error."""
     x0 = 0.5 * noise(4, 16, 64, 64, seed=1) + 0.3
-    mixed = renoise_flow(x0, noise(4, 16, 64, 64, seed=2), sigma)
+    mixed = renoise(x0, noise(4, 16, 64, 64, seed=2), sigma, Process.FLOW)
     predicted = (1 - sigma) ** 2 * x0.var() + sigma**2
     assert mixed.var() == pytest.approx(predicted.item(), abs=4 * predicted.item() * (2 / x0.numel()) ** 0.5)
 
 
-def test_clean_estimate_lands_on_the_data_for_the_true_velocity():
+@pytest.mark.parametrize("process", list(Process))
+def test_clean_estimate_lands_on_the_data_for_the_true_direction(process):
     x0, eps = noise(1, 4, 8, 8, seed=1), noise(1, 4, 8, 8, seed=2)
-    before, after = renoise_flow(x0, eps, 0.8), renoise_flow(x0, eps, 0.6)
-    torch.testing.assert_close(clean_estimate(before, after, 0.8, 0.6), x0, atol=1e-5, rtol=0)
-
-
-def test_latent_space_round_trip():
-    space = LatentSpace(channels=16, factor=8, scale=0.3611, shift=0.1159)
-    raw = noise(1, 16, 4, 4)
-    torch.testing.assert_close(space.to_raw(space.to_scaled(raw)), raw, atol=1e-6, rtol=0)
-    assert space.to_scaled(torch.tensor(0.1159)) == pytest.approx(0.0, abs=1e-7)
+    before, after = renoise(x0, eps, 0.8, process), renoise(x0, eps, 0.6, process)
+    torch.testing.assert_close(clean_estimate(before, after, 0.8, 0.6, process), x0, atol=1e-5, rtol=0)
 
 
 def test_resize_modes():

@@ -10,6 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LEVELS = {
     "request": 0,
+    "process": 0,
+    "sizes": 0,
     "worker": 0,
     "events": 0,
     "spacefile": 1,

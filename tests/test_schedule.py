@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
 
 from lssgen.families.table import family
+from lssgen.process import Process
 from lssgen.request import GenerationRequest
-from lssgen.schedule import free_sizes, log_snr, paper_sizes, paper_steps, plan, split_steps, tail_start
+from lssgen.schedule import log_snr, paper_steps, plan, share_start, split_steps, tail_start
+from lssgen.sizes import free_sizes, paper_sizes
 from tests.conftest import DATA
 
-RECORDED = [case for case in json.loads((DATA / "schedules.json").read_text()) if case["family"] == "flux"]
+RECORDED = json.loads((DATA / "schedules.json").read_text())
 FLUX = family("flux").source
 
 
@@ -21,19 +24,21 @@ def make(**fields) -> GenerationRequest:
     return GenerationRequest(prompt="a cat", **fields)
 
 
-def test_all_flux_recordings_are_here():
-    assert len(RECORDED) == 8
+def test_all_recordings_are_here():
+    counts = Counter(case["family"] for case in RECORDED)
+    assert counts == {"flux": 8, "sd3": 8, "sdxl": 8}
 
 
-@pytest.mark.parametrize("case", RECORDED, ids=lambda c: f"{c['height']}x{c['width']}-{c['start']}-{c['steps']}")
+@pytest.mark.parametrize(
+    "case", RECORDED, ids=lambda c: f"{c['family']}-{c['height']}x{c['width']}-{c['start']}-{c['steps']}"
+)
 def test_paper_mode_reproduces_the_recorded_schedules(case):
     fields = {key: case[key] for key in ("height", "width", "start", "steps", "sigma", "shorten")}
-    stages = plan(make(**fields), FLUX).stages
+    stages = plan(make(**fields), family(case["family"]).source).stages
     assert [s.num_steps for s in stages] == [s["num_steps"] for s in case["stages"]]
     for ours, theirs in zip(stages, case["stages"], strict=True):
         assert ours.sigmas == pytest.approx(theirs["sigmas"], abs=1e-4)
         assert ours.timesteps == pytest.approx(theirs["timesteps"], abs=0.1)  # 1e-4 of 1,000
-        assert ours.height * ours.width == theirs["latent_shape"][1] * 16 * 16
 
 
 @pytest.mark.parametrize(
@@ -148,6 +153,21 @@ def test_later_stages_start_at_the_smallest_scheduled_sigma_not_below_sigma_init
     assert tail_start((1.0, 0.8, 0.75, 0.5, 0.0), 0.01) == 3
     assert tail_start((1.0, 0.8, 0.75, 0.5, 0.0), 1.0) == 0
     assert tail_start((0.999, 0.8, 0.0), 1.0) == 0
+    assert tail_start((14.6, 3.0, 1.0, 0.0), 0.75, Process.EDM) == 1
+
+
+def test_for_diffusion_the_paper_rule_keeps_a_share_of_the_steps():
+    assert share_start(28, 0.75) == 7
+    with pytest.raises(ValueError, match=r"use at least 0\.10"):
+        share_start(10, 0.05)
+
+
+def test_split_mode_takes_sigma_as_a_noise_level_for_diffusion_too():
+    """Flow 0.75 is EDM 3: the last stage starts at the smallest scheduled sigma that is still at least 3."""
+    last = plan(make(schedule="split", split=0.5, steps=20, sigma=0.75), family("sdxl").source).stages[-1]
+    assert last.num_steps == 10
+    assert last.sigmas[0] >= 3.0 > last.sigmas[1]
+    assert last.sigma_start == pytest.approx(last.sigmas[0] / (1 + last.sigmas[0]))
 
 
 def test_log_snr():
@@ -162,6 +182,8 @@ def test_predicted_speedup_is_the_ratio_of_costs():
         name="area",
         multiple=16,
         base_side=1024,
+        process=Process.FLOW,
+        longest=1000,
         schedule=lambda h, w, n: ((*[1 - i / n for i in range(n)], 0.0), tuple(float(n - i) for i in range(n))),
         step_cost=lambda h, w: h * w,
     )

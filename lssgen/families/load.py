@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from diffusers import FluxPipeline
+from diffusers import DiffusionPipeline
 
-from lssgen.families.base import Model
-from lssgen.families.flux import FluxAdapter
-from lssgen.families.table import ModelError, resolve, settings
+from lssgen.families.base import Adapter, Model
+from lssgen.families.folders import family_at, resolve, settings
+from lssgen.families.table import ModelError
 from lssgen.previews import LatentPreview
 from lssgen.upsampler import LatentUpsampler
 
@@ -24,17 +24,18 @@ def load(model: str, device: torch.device | str | None = None) -> Model:
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     try:
-        pipe = FluxPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True).to(device)
+        pipe = DiffusionPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True).to(device)
     except Exception as error:  # diffusers, transformers and safetensors each raise their own kinds
         raise ModelError(f"the model at {folder} cannot be loaded ({_first_line(error)}); restore its files") from error
     pipe.set_progress_bar_config(disable=True)
-    pipe.vae.to(memory_format=torch.channels_last)  # decodes about 1.4 times as fast on a CPU
-    adapter = FluxAdapter(pipe, its.max_sequence_length)
+    if all(p.ndim < 5 for p in pipe.vae.parameters()):  # not Qwen-Image's video autoencoder
+        pipe.vae.to(memory_format=torch.channels_last)  # decodes about 1.4 times as fast on a CPU
+    adapter = family_at(model).adapter_class()(pipe, its.max_sequence_length)
     preview = LatentPreview(its.latent_rgb) if its.latent_rgb else None
     return Model(adapter, _upsampler(folder / "upsampler", adapter, device, dtype), preview)
 
 
-def _upsampler(folder: Path, adapter: FluxAdapter, device: torch.device, dtype: torch.dtype) -> LatentUpsampler | None:
+def _upsampler(folder: Path, adapter: Adapter, device: torch.device, dtype: torch.dtype) -> LatentUpsampler | None:
     if not folder.is_dir():
         return None
     try:

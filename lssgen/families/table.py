@@ -1,22 +1,17 @@
-"""The table of model families and known models, and loading one of them.
-
-A model folder may carry `lssgen.json` beside `model_index.json`, with any field of `Settings`, and an `upsampler/`.
-"""
+"""The table of model families: the published geometry `plan` works from without weights, and each one's defaults."""
 
 from __future__ import annotations
 
-import functools
-import json
-from collections.abc import Callable
-from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Any
+import importlib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from lssgen.request import check_real, check_whole
 from lssgen.schedule import ScheduleSource
 
-SCHEDULER = "FlowMatchEulerDiscreteScheduler"
-ASSETS = Path(__file__).resolve().parents[2] / "assets"
+if TYPE_CHECKING:
+    from lssgen.families.base import Adapter
 
 
 class ModelError(ValueError):
@@ -27,14 +22,18 @@ class ModelError(ValueError):
 class Settings:
     """How a model wants to be run.
 
-    `guidance_scale` is None where guidance is built in and cannot be set. `latent_rgb` is the map of
-    `lssgen.previews.LatentPreview`. `licence` is shown where the model is offered.
+    `guidance_scale` is None where guidance is built in and cannot be set; `takes_negative` says whether a negative
+    prompt acts. `text_tokens` is how many the denoiser sees of a usual prompt, None where prompts are padded to
+    `max_sequence_length`. `latent_rgb` is the map of `lssgen.previews.LatentPreview`. `licence` is shown where the
+    model is offered.
     """
 
     name: str
     steps: int = 28
     guidance_scale: float | None = 3.5
+    takes_negative: bool = True
     max_sequence_length: int = 512
+    text_tokens: int | None = None
     base_side: int = 1024
     licence: str = "unknown"
     latent_rgb: tuple[tuple[float, float, float], ...] | None = None
@@ -42,29 +41,51 @@ class Settings:
     def __post_init__(self) -> None:
         for name in ("steps", "max_sequence_length", "base_side"):
             check_whole(name, getattr(self, name), 1, 4096)
+        if self.text_tokens is not None:
+            check_whole("text_tokens", self.text_tokens, 1, 4096)
         if self.guidance_scale is not None:
             check_real("guidance_scale", self.guidance_scale, 0.0, 100.0)
 
 
 @dataclass(frozen=True)
 class Family:
-    """One family: the stock pipeline class it adapts and the published geometry `plan` works from without weights."""
+    """One family.
+
+    Args:
+        name: for the command line.
+        title: for people.
+        adapter: "module:class" under `lssgen.families`, imported when first needed.
+        pipelines: class names of the stock pipelines it adapts.
+        scheduler, denoiser: scheduler_config.json and the transformer's or unet's config.json, as published.
+        vae_factor: pixels of one latent pixel's side.
+        settings: the published model's defaults.
+        guidance_flag: the denoiser's configuration key without which guidance is built in.
+    """
 
     name: str
-    pipeline: str
     title: str
+    adapter: str
+    pipelines: tuple[str, ...]
     scheduler: dict[str, Any]
-    transformer: dict[str, Any]
+    denoiser: dict[str, Any]
     vae_factor: int
     settings: Settings
+    guidance_flag: str | None = None
 
-    @property
+    def adapter_class(self) -> type[Adapter]:
+        """The adapter, imported."""
+        module, name = self.adapter.split(":")
+        return getattr(importlib.import_module(f"lssgen.families.{module}"), name)
+
+    @cached_property
     def source(self) -> ScheduleSource:
         """Schedules and costs of the published model, without weights."""
-        from lssgen.families.flux import FluxSource
+        from lssgen.families.source import Source
 
-        return FluxSource(
-            self.name, self.scheduler, self.transformer, self.vae_factor, self.settings.max_sequence_length
+        its = self.settings
+        geometry = self.scheduler, self.denoiser, self.vae_factor
+        return Source(
+            self.name, self.adapter_class(), *geometry, its.text_tokens or its.max_sequence_length, its.base_side
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -73,7 +94,7 @@ class Family:
         return {
             "name": self.name,
             "title": self.title,
-            "pipeline": self.pipeline,
+            "pipelines": list(self.pipelines),
             "multiple": self.source.multiple,
             "steps": its.steps,
             "guidance_scale": its.guidance_scale,
@@ -81,13 +102,18 @@ class Family:
         }
 
 
-FAMILIES = {
-    "flux": Family(
+FLOW_EULER = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000}
+SCALED_LINEAR = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
+EULER = {"_class_name": "EulerDiscreteScheduler", **SCALED_LINEAR, "timestep_spacing": "leading"}
+
+_ROWS = (
+    Family(
         name="flux",
-        pipeline="FluxPipeline",
         title="FLUX.1 (dev geometry: f8 VAE, 4,096 tokens at 1024 px)",
+        adapter="flux:FluxAdapter",
+        pipelines=("FluxPipeline",),
         scheduler={
-            "num_train_timesteps": 1000,
+            **FLOW_EULER,
             "use_dynamic_shifting": True,
             "shift": 3.0,
             "base_shift": 0.5,
@@ -95,11 +121,188 @@ FAMILIES = {
             "base_image_seq_len": 256,
             "max_image_seq_len": 4096,
         },
-        transformer={"num_attention_heads": 24, "attention_head_dim": 128, "num_layers": 19, "num_single_layers": 38},
+        denoiser={"num_attention_heads": 24, "attention_head_dim": 128, "num_layers": 19, "num_single_layers": 38},
         vae_factor=8,
-        settings=Settings(name="FLUX.1-dev", licence="FLUX.1 [dev] Non-Commercial License"),
+        settings=Settings(name="FLUX.1-dev", takes_negative=False, licence="FLUX.1 [dev] Non-Commercial License"),
+        guidance_flag="guidance_embeds",
     ),
-}
+    Family(
+        name="sd3",
+        title="Stable Diffusion 3 and 3.5 (3 medium geometry)",
+        adapter="sd3:SD3Adapter",
+        pipelines=("StableDiffusion3Pipeline",),
+        scheduler={**FLOW_EULER, "shift": 3.0},
+        denoiser={"num_attention_heads": 24, "attention_head_dim": 64, "num_layers": 24},
+        vae_factor=8,
+        settings=Settings(
+            name="SD3 medium", guidance_scale=7.0, max_sequence_length=256, licence="Stability AI Community License"
+        ),
+    ),
+    Family(
+        name="sdxl",
+        title="SDXL, Playground v2.5, Turbo and LCM variants (SDXL base geometry)",
+        adapter="sdxl:SDXLAdapter",
+        pipelines=("StableDiffusionXLPipeline",),
+        scheduler=EULER,
+        denoiser={
+            "in_channels": 4,
+            "out_channels": 4,
+            "block_out_channels": (320, 640, 1280),
+            "layers_per_block": 2,
+            "transformer_layers_per_block": (1, 2, 10),
+            "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            "cross_attention_dim": 2048,
+        },
+        vae_factor=8,
+        settings=Settings(
+            name="SDXL base", steps=50, guidance_scale=5.0, max_sequence_length=77, licence="CreativeML Open RAIL++-M"
+        ),
+    ),
+    Family(
+        name="sd15",
+        title="Stable Diffusion 1.5",
+        adapter="sd15:SD15Adapter",
+        pipelines=("StableDiffusionPipeline",),
+        scheduler=EULER,
+        denoiser={
+            "in_channels": 4,
+            "out_channels": 4,
+            "block_out_channels": (320, 640, 1280, 1280),
+            "layers_per_block": 2,
+            "down_block_types": (*("CrossAttnDownBlock2D",) * 3, "DownBlock2D"),
+            "cross_attention_dim": 768,
+        },
+        vae_factor=8,
+        settings=Settings(
+            name="SD 1.5", steps=50, guidance_scale=7.5, max_sequence_length=77, base_side=512,
+            licence="CreativeML Open RAIL-M",
+        ),
+    ),
+    Family(
+        name="cogview4",
+        title="CogView4 (6B geometry)",
+        adapter="cogview4:CogView4Adapter",
+        pipelines=("CogView4Pipeline",),
+        scheduler={
+            **FLOW_EULER,
+            "use_dynamic_shifting": True,
+            "time_shift_type": "linear",
+            "base_shift": 0.25,
+            "max_shift": 0.75,
+            "base_image_seq_len": 256,
+            "max_image_seq_len": 4096,
+        },
+        denoiser={"num_attention_heads": 32, "attention_head_dim": 128, "num_layers": 28},
+        vae_factor=8,
+        settings=Settings(
+            name="CogView4", steps=50, guidance_scale=3.5, max_sequence_length=1024, text_tokens=32,
+            licence="Apache License 2.0",
+        ),
+    ),
+    Family(
+        name="z-image",
+        title="Z-Image and Z-Image Turbo (Turbo schedule)",
+        adapter="z_image:ZImageAdapter",
+        pipelines=("ZImagePipeline",),
+        scheduler={**FLOW_EULER, "shift": 3.0},
+        denoiser={"dim": 3840, "n_layers": 30, "n_refiner_layers": 2},
+        vae_factor=8,
+        settings=Settings(
+            name="Z-Image Turbo", steps=9, guidance_scale=0.0, text_tokens=64, licence="Apache License 2.0"
+        ),
+    ),
+    Family(
+        name="qwen-image",
+        title="Qwen-Image",
+        adapter="qwen_image:QwenImageAdapter",
+        pipelines=("QwenImagePipeline",),
+        scheduler={
+            **FLOW_EULER,
+            "use_dynamic_shifting": True,
+            "shift_terminal": 0.02,
+            "base_shift": 0.5,
+            "max_shift": 0.9,
+            "base_image_seq_len": 256,
+            "max_image_seq_len": 8192,
+        },
+        denoiser={"num_attention_heads": 24, "attention_head_dim": 128, "num_layers": 60},
+        vae_factor=8,
+        settings=Settings(
+            name="Qwen-Image", steps=50, guidance_scale=4.0, text_tokens=32, licence="Apache License 2.0"
+        ),
+    ),
+    Family(
+        name="lumina2",
+        title="Lumina Image 2.0",
+        adapter="lumina2:Lumina2Adapter",
+        pipelines=("Lumina2Pipeline", "Lumina2Text2ImgPipeline"),
+        scheduler={**FLOW_EULER, "shift": 6.0},
+        denoiser={
+            "hidden_size": 2304,
+            "num_layers": 26,
+            "num_refiner_layers": 2,
+            "num_attention_heads": 24,
+            "num_kv_heads": 8,
+        },
+        vae_factor=8,
+        settings=Settings(
+            name="Lumina Image 2.0", steps=30, guidance_scale=4.0, max_sequence_length=256,
+            licence="Apache License 2.0",
+        ),
+    ),
+    Family(
+        name="sana",
+        title="Sana (1.6B geometry)",
+        adapter="sana:SanaAdapter",
+        pipelines=("SanaPipeline",),
+        scheduler={
+            "_class_name": "DPMSolverMultistepScheduler",
+            "num_train_timesteps": 1000,
+            "prediction_type": "flow_prediction",
+            "use_flow_sigmas": True,
+            "flow_shift": 3.0,
+        },
+        denoiser={"num_attention_heads": 70, "attention_head_dim": 32, "num_layers": 20, "mlp_ratio": 2.5},
+        vae_factor=32,
+        settings=Settings(name="Sana 1.6B", steps=20, guidance_scale=4.5, max_sequence_length=300),
+    ),
+    Family(
+        name="flux2",
+        title="FLUX.2 dev",
+        adapter="flux2:Flux2Adapter",
+        pipelines=("Flux2Pipeline",),
+        scheduler={**FLOW_EULER, "use_dynamic_shifting": True},
+        denoiser={
+            "num_attention_heads": 48,
+            "attention_head_dim": 128,
+            "num_layers": 8,
+            "num_single_layers": 48,
+            "mlp_ratio": 3.0,
+        },
+        vae_factor=8,
+        settings=Settings(
+            name="FLUX.2-dev", steps=50, guidance_scale=4.0, takes_negative=False,
+            licence="FLUX [dev] Non-Commercial License",
+        ),
+    ),
+    Family(
+        name="flux2-klein",
+        title="FLUX.2 klein (4B geometry)",
+        adapter="flux2:Flux2KleinAdapter",
+        pipelines=("Flux2KleinPipeline",),
+        scheduler={**FLOW_EULER, "use_dynamic_shifting": True},
+        denoiser={
+            "num_attention_heads": 24,
+            "attention_head_dim": 128,
+            "num_layers": 5,
+            "num_single_layers": 20,
+            "mlp_ratio": 3.0,
+        },
+        vae_factor=8,
+        settings=Settings(name="FLUX.2-klein 4B", steps=4, guidance_scale=1.0, licence="Apache License 2.0"),
+    ),
+)  # fmt: skip
+FAMILIES = {row.name: row for row in _ROWS}
 
 
 def family(name: str) -> Family:
@@ -109,79 +312,6 @@ def family(name: str) -> Family:
     return FAMILIES[name]
 
 
-def _model_errors(function: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Whatever a missing, incomplete or odd folder makes Python raise becomes a ModelError."""
-
-    @functools.wraps(function)
-    def checked(model: str) -> Any:
-        try:
-            return function(model)
-        except ModelError:
-            raise
-        except (OSError, RuntimeError, LookupError, TypeError, AttributeError, ValueError) as error:
-            what = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-            raise ModelError(f"the model {model[:200]!r} cannot be read ({what}); restore its configuration") from error
-
-    return checked
-
-
-@_model_errors
-def resolve(model: str) -> Path:
-    """The folder of a model: `embedded` or a path.
-
-    Raises:
-        ModelError: if there is no diffusers folder there, or its pipeline is of a family not adapted yet.
-    """
-    folder = ASSETS / "embedded" if model == "embedded" else Path(model).expanduser()
-    if not (folder / "model_index.json").is_file():
-        hint = "restore assets/ from the repository" if model == "embedded" else "use 'embedded' or a diffusers folder"
-        raise ModelError(f"no model at {folder} (it has no model_index.json); {hint}")
-    pipeline = _read_json(folder / "model_index.json").get("_class_name")
-    known = sorted(row.pipeline for row in FAMILIES.values())
-    if pipeline not in known:
-        raise ModelError(f"{folder} is a {pipeline}; the pipelines adapted so far: {', '.join(known)}")
-    return folder
-
-
-@_model_errors
-def settings(model: str) -> Settings:
-    """The settings of a model: its own `lssgen.json` over those of its family. Raises ModelError."""
-    folder = resolve(model)
-    own = _read_json(folder / "lssgen.json") if (folder / "lssgen.json").is_file() else {}
-    unknown = set(own) - {field.name for field in fields(Settings)}
-    if unknown:
-        raise ModelError(f"{folder / 'lssgen.json'} has unknown fields: {', '.join(sorted(unknown))}")
-    config = _read_json(folder / "transformer" / "config.json")
-    if not config.get("guidance_embeds"):
-        own.setdefault("guidance_scale", None)
-    return Settings(**{"name": folder.name, **own})
-
-
-@_model_errors
-def source(model: str) -> ScheduleSource:
-    """Schedules and costs of a model from its folder's configuration, without loading weights. Raises ModelError."""
-    from lssgen.families.flux import FluxSource
-
-    folder, its = resolve(model), settings(model)
-    levels = _read_json(folder / "vae" / "config.json")["block_out_channels"]
-    scheduler = _read_json(folder / "scheduler" / "scheduler_config.json")
-    if scheduler.get("_class_name") != SCHEDULER:
-        raise ModelError(f"{folder} comes with a {scheduler.get('_class_name')}; staged sampling needs a {SCHEDULER}")
-    return FluxSource(
-        its.name,
-        scheduler,
-        _read_json(folder / "transformer" / "config.json"),
-        2 ** (len(levels) - 1),
-        its.max_sequence_length,
-        its.base_side,
-    )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read ({error}); restore the model's folder") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{path} holds no JSON object; restore the model's folder")
-    return content
+def family_of(pipeline: str) -> Family | None:
+    """The family that adapts a stock pipeline class, by its name."""
+    return next((row for row in FAMILIES.values() if pipeline in row.pipelines), None)

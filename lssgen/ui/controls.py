@@ -7,6 +7,7 @@ import secrets
 
 import gradio as gr
 
+from lssgen.families.table import Settings
 from lssgen.request import (
     BASELINES,
     MAX_PROMPT,
@@ -20,6 +21,7 @@ from lssgen.spacefile import AppConfig, Bounds
 
 NAMES = (
     "prompt",
+    "negative_prompt",
     "sigma",
     "start",
     "auto",
@@ -44,22 +46,24 @@ UPSAMPLER_LABELS = {
 BASELINE_LABELS = {"native": "Native: full size throughout", "pixel": "Staged, scaled in pixel space"}
 
 
-def request_from(values: dict[str, object], config: AppConfig, *, guided: bool) -> GenerationRequest:
+def request_from(values: dict[str, object], config: AppConfig, its: Settings) -> GenerationRequest:
     """The request the controls ask for.
 
     Args:
         values: raw values by name, as the browser or an API client sent them: nothing about them is trusted.
         config: the bounds.
-        guided: whether the model takes a guidance_scale; otherwise that control is not read.
+        its: the model's settings; the controls of what it does not take are not read.
 
     Raises:
         ValueError: naming the control, what it was, and what would work.
     """
     whole = {n: _whole(n, values[n], getattr(config, n)) for n in ("width", "height", "start", "steps")}
     real = {n: _real(n, values[n], getattr(config, n)) for n in ("sigma", "split")}
+    guided = its.guidance_scale is not None
     flags = {n: _flag(n, values[n]) for n in ("auto", "coupled")}
     return GenerationRequest(
         prompt=values["prompt"],
+        negative_prompt=values["negative_prompt"] if its.takes_negative else "",
         height=whole["height"],
         width=whole["width"],
         start=whole["start"],
@@ -166,12 +170,17 @@ def seed_row(config: AppConfig) -> dict[str, gr.components.Component]:
     }
 
 
-def advanced(config: AppConfig, guidance: float | None, own: str) -> dict[str, gr.components.Component]:
-    """Everything that has a good default."""
+def advanced(config: AppConfig, its: Settings | None, own: str) -> dict[str, gr.components.Component]:
+    """Everything that has a good default; `its`: the settings of the page's own model, None if it cannot be read."""
+    guidance = its.guidance_scale if its else None
     with gr.Row():
         width = gr.Number(config.width.default, label="Width", precision=0, min_width=90, elem_id="width")
         height = gr.Number(config.height.default, label="Height", precision=0, min_width=90, elem_id="height")
     return {
+        "negative_prompt": gr.Textbox(
+            "", label="Negative prompt", info="What not to draw.", visible=bool(its and its.takes_negative),
+            max_length=MAX_PROMPT, elem_id="negative",
+        ),
         "width": width,
         "height": height,
         "steps": _slider(config.steps, 1, "Steps", "num_inference_steps of the full-size run.", "steps"),

@@ -74,8 +74,7 @@ def _controls(parts: dict[str, Any], models: Models, config: AppConfig) -> None:
     with gr.Group(), gr.Row():
         parts |= seed_row(config)
     with gr.Accordion("Size, steps and comparison", open=False, elem_id="advanced"):
-        its = models.own_settings()
-        parts |= advanced(config, its.guidance_scale if its else None, models.default)
+        parts |= advanced(config, models.own_settings(), models.default)
 
 
 def _results(parts: dict[str, Any]) -> None:
@@ -123,7 +122,7 @@ def _wire(page: gr.Blocks, studio: Studio, parts: dict[str, Any]) -> None:
     gr.on([page.load, *watched], by_component(studio.replan), inputs, plan_outputs, preprocess=False,
           trigger_mode="always_last", **quiet)  # fmt: skip
     gr.on([parts["model"].submit, parts["model"].blur], by_component(studio.switch_model), inputs,
-          [*plan_outputs, parts["guidance_scale"]], preprocess=False, **quiet)  # fmt: skip
+          [*plan_outputs, parts["guidance_scale"], parts["negative_prompt"]], preprocess=False, **quiet)  # fmt: skip
     parts["auto"].change(lambda auto: gr.update(visible=auto is not True), parts["auto"], parts["split"],
                          preprocess=False, **quiet)  # fmt: skip
     parts["divider"].change(lambda at: gr.update(slider_position=at), parts["divider"], parts["slider"],

@@ -68,8 +68,9 @@ class Studio:
         try:
             model = model_from(values, self.config, self.models.default)
             if model != (session.model or self.models.default):
-                own = self.models.get(model).settings.guidance_scale
-                values["guidance_scale"] = own
+                its = self.models.get(model).settings
+                own = values["guidance_scale"] = its.guidance_scale
+                outputs["negative_prompt"] = gr.update(visible=its.takes_negative)
                 outputs["guidance_scale"] = gr.update(visible=own is not None, value=own)
                 session.model = model
         except ValueError:
@@ -178,7 +179,7 @@ class Studio:
     def _read(self, values: dict[str, Any]) -> tuple[Engine, GenerationRequest, str]:
         model = model_from(values, self.config, self.models.default)
         engine = self.models.get(model)
-        request = request_from(values, self.config, guided=engine.settings.guidance_scale is not None)
+        request = request_from(values, self.config, engine.settings)
         return engine, request, model
 
     def _run(self, session: Session, values: dict[str, Any]) -> Iterator[Outputs]:

@@ -7,9 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from lssgen.families import table
+from lssgen.families import folders, table
 from lssgen.families.base import Model
-from lssgen.families.flux import FluxAdapter, FluxSource
+from lssgen.families.flux import FluxAdapter
+from lssgen.families.source import Source
 from lssgen.request import GenerationRequest
 from lssgen.sampler import Stopped, run_arm
 from lssgen.schedule import plan
@@ -58,9 +59,9 @@ def test_one_stage_latents_equal_the_stock_latents(tiny_model, tiny_source):
     request = GenerationRequest(prompt=PROMPT, height=128, width=128, start=128, steps=8, seeds=(3,))
     (stage,) = plan(request, tiny_source).stages
     noise = adapter.noise([torch.Generator().manual_seed(3)], 128, 128)
-    ours = adapter.denoise(stage, noise, adapter.encode(PROMPT, 1), None, lambda step, latents: None)
+    ours = adapter.denoise(stage, noise, adapter.encode(PROMPT, "", 1, None), None, lambda step, latents: None)
     theirs = stock(tiny_model, (3,), 128, 128, 8, output_type="latent")
-    assert (adapter._pack(ours) - theirs).abs().max() == 0.0
+    assert (adapter.pack(ours) - theirs).abs().max() == 0.0
 
 
 def test_baseline_of_a_two_stage_plan_is_the_stock_call(tiny_model, run):
@@ -82,7 +83,9 @@ def test_a_tail_runs_literally_the_planned_sigmas(tiny_model, tiny_source):
 
     adapter.pipe.transformer.forward = spy
     try:
-        adapter.denoise(tail, torch.randn(1, 4, 32, 32), adapter.encode(PROMPT, 1), None, lambda step, latents: None)
+        adapter.denoise(
+            tail, torch.randn(1, 4, 32, 32), adapter.encode(PROMPT, "", 1, None), None, lambda step, latents: None
+        )
     finally:
         del adapter.pipe.transformer.forward
     assert seen == pytest.approx(tail.sigmas[:-1], abs=1e-6)
@@ -128,27 +131,28 @@ def test_encode_and_decode_keep_size_and_scale(tiny_model):
     assert isinstance(first, Image.Image)
     assert first.size == second.size == (64, 64)
     raw = adapter.pipe.vae.encode(adapter.pipe.image_processor.preprocess([tiny_image(64)])).latent_dist.mode()
-    torch.testing.assert_close(adapter.space.to_raw(latents[:1]), raw, atol=1e-5, rtol=0)
+    torch.testing.assert_close(adapter.to_raw(latents[:1]), raw, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("side", [512, 1024])
 def test_the_embedded_models_schedules_equal_flux_1s(side):
     """f16 has a quarter of FLUX.1's tokens; with 256..4096 the last stage would keep 13 of 20 steps instead of 10."""
-    ours, flux = table.source("embedded"), table.family("flux").source
+    ours, flux = folders.source("embedded"), table.family("flux").source
     for steps in (10, 20, 28):
         assert ours.schedule(side, side, steps) == flux.schedule(side, side, steps)
 
 
 def test_source_from_configuration_equals_the_loaded_pipelines_own(tiny_source, tiny_model):
     pipe = tiny_model.adapter.pipe
-    loaded = FluxSource("tiny", pipe.scheduler.config, pipe.transformer.config, pipe.vae_scale_factor, text_tokens=16)
+    configs = pipe.scheduler.config, pipe.transformer.config
+    loaded = Source("tiny", FluxAdapter, *configs, pipe.vae_scale_factor, text_tokens=16)
     assert tiny_source.multiple == loaded.multiple == 8
     assert tiny_source.schedule(128, 96, 8) == loaded.schedule(128, 96, 8)
     assert tiny_source.step_cost(128, 96) == loaded.step_cost(128, 96)
 
 
 def test_planning_leaves_the_global_random_state_alone(tiny_folder):
-    source = table.source(str(tiny_folder))
+    source = folders.source(str(tiny_folder))
     torch.manual_seed(5)
     before = torch.get_rng_state()
     source.schedule(128, 128, 7)
@@ -158,7 +162,8 @@ def test_planning_leaves_the_global_random_state_alone(tiny_folder):
 def test_step_cost_counts_tokens_and_attention():
     """One layer of width d on T tokens: 24 d^2 T of matrix products and 4 T^2 d of attention."""
     config = {"num_attention_heads": 2, "attention_head_dim": 4, "num_layers": 1, "num_single_layers": 0}
-    source = FluxSource("x", {"use_dynamic_shifting": True}, config, vae_factor=8, text_tokens=6)
+    scheduler = {"_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": True}
+    source = Source("x", FluxAdapter, scheduler, config, vae_factor=8, text_tokens=6)
     tokens = 4 * 4 + 6
     assert source.step_cost(64, 64) == 24 * 8**2 * tokens + 4 * tokens**2 * 8
 
@@ -176,7 +181,7 @@ def guided():
 def test_guidance_acts_in_every_stage_and_equals_the_stock_call(guided, tiny_source):
     request = GenerationRequest(prompt=PROMPT, height=128, width=128, start=64, steps=8)
     noise = guided.noise([torch.Generator().manual_seed(0)], 128, 128)
-    encoded = guided.encode(PROMPT, 1)
+    encoded = guided.encode(PROMPT, "", 1, None)
     whole, tail = plan(request, tiny_source).baseline[0], plan(request, tiny_source).stages[1]
     for stage in (whole, tail):
         low, high = (guided.denoise(stage, noise, encoded, g, lambda step, latents: None) for g in (1.0, 7.0))
@@ -186,7 +191,7 @@ def test_guidance_acts_in_every_stage_and_equals_the_stock_call(guided, tiny_sou
         PROMPT, height=128, width=128, num_inference_steps=8, guidance_scale=7.0, max_sequence_length=16,
         generator=torch.Generator().manual_seed(0), output_type="latent",
     ).images  # fmt: skip
-    assert (guided._pack(ours) - theirs).abs().max() == 0.0
+    assert (guided.pack(ours) - theirs).abs().max() == 0.0
 
 
 def test_bfloat16_runs_and_stays_finite(tiny_source):
@@ -203,7 +208,7 @@ def test_bfloat16_runs_and_stays_finite(tiny_source):
     latents = adapter.denoise(
         stages[1],
         adapter.noise([torch.Generator()], 128, 128),
-        adapter.encode(PROMPT, 1),
+        adapter.encode(PROMPT, "", 1, None),
         None,
         lambda step, latents: None,
     )

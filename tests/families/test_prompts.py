@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from transformers import AutoTokenizer
 
+from lssgen.families.folders import resolve, settings
 from lssgen.families.prompts import PromptReader
-from lssgen.families.table import resolve, settings
 from lssgen.request import GenerationRequest
 
 LONG = " ".join(f"red apple number {k}" for k in range(40))

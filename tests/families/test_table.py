@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from lssgen.families import table
+from lssgen.families import folders
 from lssgen.families.load import load
 from lssgen.families.table import ModelError
 
@@ -19,19 +19,19 @@ def folder(tiny_folder, tmp_path):
 
 def test_missing_model_names_what_would_work(tmp_path):
     with pytest.raises(ModelError, match="use 'embedded' or a diffusers folder"):
-        table.resolve(str(tmp_path / "nothing"))
+        folders.resolve(str(tmp_path / "nothing"))
 
 
 def test_missing_assets_name_the_repository(monkeypatch, tmp_path):
-    monkeypatch.setattr(table, "ASSETS", tmp_path)
+    monkeypatch.setattr(folders, "ASSETS", tmp_path)
     with pytest.raises(ModelError, match="restore assets/"):
-        table.resolve("embedded")
+        folders.resolve("embedded")
 
 
 def test_a_foreign_pipeline_is_refused(folder):
     (folder / "model_index.json").write_text(json.dumps({"_class_name": "KandinskyPipeline"}))
     with pytest.raises(ModelError, match=r"KandinskyPipeline.*FluxPipeline"):
-        table.resolve(str(folder))
+        folders.resolve(str(folder))
 
 
 @pytest.mark.parametrize(
@@ -61,14 +61,14 @@ def test_a_broken_file_is_one_clear_error(folder, name):
 def test_valid_json_that_says_too_little_is_one_clear_error(folder, name, content):
     (folder / name).write_text(json.dumps(content))
     with pytest.raises(ModelError) as caught:
-        table.source(str(folder))
+        folders.source(str(folder))
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("path", ["x" * 5000, "~nobody-here/model", "\0", ""])
 def test_absurd_paths_are_one_clear_error(path):
     with pytest.raises(ModelError) as caught:
-        table.resolve(path)
+        folders.resolve(path)
     assert len(str(caught.value)) < 600
 
 
@@ -83,11 +83,11 @@ def test_an_upsampler_of_another_vae_is_refused(folder):
 def test_unknown_settings_are_refused(folder):
     (folder / "lssgen.json").write_text(json.dumps({"stepz": 3}))
     with pytest.raises(ModelError, match="stepz"):
-        table.settings(str(folder))
+        folders.settings(str(folder))
 
 
 def test_guidance_is_none_where_the_transformer_has_no_embedding_for_it(folder):
-    assert table.settings(str(folder)).guidance_scale is None
+    assert folders.settings(str(folder)).guidance_scale is None
     config = json.loads((folder / "transformer" / "config.json").read_text())
     (folder / "transformer" / "config.json").write_text(json.dumps({**config, "guidance_embeds": True}))
-    assert table.settings(str(folder)).guidance_scale == 3.5
+    assert folders.settings(str(folder)).guidance_scale == 3.5

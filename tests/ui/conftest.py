@@ -36,6 +36,7 @@ def values(config: AppConfig) -> dict[str, object]:
     """What the browser sends when nothing was touched."""
     return {
         "prompt": "a red apple",
+        "negative_prompt": "",
         "sigma": 0.75,
         "start": 64,
         "auto": True,

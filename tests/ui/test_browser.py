@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from lssgen.families.table import ASSETS
+from lssgen.families.folders import ASSETS
 
 ROOT = Path(__file__).resolve().parents[2]
 ARGS = [

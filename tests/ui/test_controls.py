@@ -6,12 +6,15 @@ from dataclasses import replace
 
 import pytest
 
+from lssgen.families.table import Settings
 from lssgen.request import MAX_PROMPT
 from lssgen.ui.controls import NAMES, default_request, model_from, request_from
 
+PLAIN, GUIDED = Settings("plain", guidance_scale=None, takes_negative=False), Settings("guided")
+
 
 def test_untouched_controls_give_the_default_request(config, values):
-    request = request_from({**values, "prompt": config.prompt}, config, guided=False)
+    request = request_from({**values, "prompt": config.prompt}, config, PLAIN)
     assert request == default_request(config)
 
 
@@ -20,18 +23,25 @@ def test_the_values_fixture_names_every_control(values):
 
 
 def test_auto_off_asks_for_the_share(config, values):
-    request = request_from({**values, "auto": False, "split": 0.3}, config, guided=False)
+    request = request_from({**values, "auto": False, "split": 0.3}, config, PLAIN)
     assert (request.schedule, request.split) == ("split", 0.3)
-    assert request_from(values, config, guided=False).split is None
+    assert request_from(values, config, PLAIN).split is None
 
 
 def test_guidance_is_read_only_where_the_model_takes_it(config, values):
-    assert request_from({**values, "guidance_scale": "x"}, config, guided=False).guidance_scale is None
-    assert request_from({**values, "guidance_scale": 5}, config, guided=True).guidance_scale == 5.0
+    assert request_from({**values, "guidance_scale": "x"}, config, PLAIN).guidance_scale is None
+    assert request_from({**values, "guidance_scale": 5}, config, GUIDED).guidance_scale == 5.0
+
+
+def test_the_negative_prompt_is_read_only_where_the_model_takes_it(config, values):
+    assert request_from({**values, "negative_prompt": "blur"}, config, PLAIN).negative_prompt == ""
+    assert request_from({**values, "negative_prompt": "blur"}, config, GUIDED).negative_prompt == "blur"
+    with pytest.raises(ValueError, match="negative_prompt is 7"):
+        request_from({**values, "negative_prompt": 7}, config, GUIDED)
 
 
 def test_fresh_noise_and_a_whole_float(config, values):
-    request = request_from({**values, "coupled": False, "width": 128.0}, config, guided=False)
+    request = request_from({**values, "coupled": False, "width": 128.0}, config, PLAIN)
     assert (request.noise, request.width) == ("fresh", 128)
     assert type(request.width) is int
 
@@ -71,13 +81,13 @@ HOSTILE = [
 @pytest.mark.parametrize(("name", "value", "message"), HOSTILE)
 def test_a_bad_value_is_refused_by_name(config, values, name, value, message):
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
-        request_from({**values, name: value}, config, guided=False)
+        request_from({**values, name: value}, config, PLAIN)
     assert len(str(caught.value)) < 300
 
 
 def test_guidance_out_of_bounds_is_refused(config, values):
     with pytest.raises(ValueError, match="guidance_scale is 1000"):
-        request_from({**values, "guidance_scale": 1000}, config, guided=True)
+        request_from({**values, "guidance_scale": 1000}, config, GUIDED)
 
 
 def test_a_public_page_takes_no_path(config, values):

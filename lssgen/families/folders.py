@@ -1,0 +1,116 @@
+"""Model folders: finding one, its settings, and its schedules and costs from its configuration without its weights.
+
+A model folder may carry `lssgen.json` beside `model_index.json`, with any field of `Settings`, and an `upsampler/`.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from lssgen.families.table import FAMILIES, Family, ModelError, Settings, family_of
+from lssgen.schedule import ScheduleSource
+
+ASSETS = Path(__file__).resolve().parents[2] / "assets"
+
+
+def _model_errors(function: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Whatever a missing, incomplete or odd folder makes Python raise becomes a ModelError."""
+
+    @functools.wraps(function)
+    def checked(model: str) -> Any:
+        try:
+            return function(model)
+        except ModelError:
+            raise
+        except (OSError, RuntimeError, LookupError, TypeError, AttributeError, ValueError) as error:
+            what = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+            raise ModelError(f"the model {model[:200]!r} cannot be read ({what}); restore its configuration") from error
+
+    return checked
+
+
+@_model_errors
+def resolve(model: str) -> Path:
+    """The folder of a model: `embedded` or a path.
+
+    Raises:
+        ModelError: if there is no diffusers folder there, or its pipeline is of a family not adapted.
+    """
+    folder = ASSETS / "embedded" if model == "embedded" else Path(model).expanduser()
+    if not (folder / "model_index.json").is_file():
+        hint = "restore assets/ from the repository" if model == "embedded" else "use 'embedded' or a diffusers folder"
+        raise ModelError(f"no model at {folder} (it has no model_index.json); {hint}")
+    _family(folder)
+    return folder
+
+
+@_model_errors
+def settings(model: str) -> Settings:
+    """The settings of a model: its own `lssgen.json` over those of its family. Raises ModelError."""
+    folder = resolve(model)
+    family = _family(folder)
+    own = _read_json(folder / "lssgen.json") if (folder / "lssgen.json").is_file() else {}
+    unknown = set(own) - {field.name for field in fields(Settings)}
+    if unknown:
+        raise ModelError(f"{folder / 'lssgen.json'} has unknown fields: {', '.join(sorted(unknown))}")
+    if family.guidance_flag and not _denoiser(folder).get(family.guidance_flag):
+        own.setdefault("guidance_scale", None)
+    return Settings(**{**asdict(family.settings), "name": folder.name, "licence": "unknown", **own})
+
+
+@_model_errors
+def source(model: str) -> ScheduleSource:
+    """Schedules and costs of a model from its folder's configuration, without loading weights. Raises ModelError."""
+    from lssgen.families.source import Source
+
+    folder, its = resolve(model), settings(model)
+    scheduler = _read_json(folder / "scheduler" / "scheduler_config.json")
+    factor = vae_factor(_read_json(folder / "vae" / "config.json"))
+    adapter, denoiser = _family(folder).adapter_class(), _denoiser(folder)
+    tokens = its.text_tokens or its.max_sequence_length
+    return Source(its.name, adapter, scheduler, denoiser, factor, tokens, its.base_side)
+
+
+def vae_factor(config: dict[str, Any]) -> int:
+    """Pixels of one latent pixel's side, from a VAE's configuration: each level after the first halves the size."""
+    if "temperal_downsample" in config:  # Qwen-Image's video autoencoder
+        return 2 ** len(config["temperal_downsample"])
+    return 2 ** (len(config.get("block_out_channels") or config["encoder_block_out_channels"]) - 1)
+
+
+@_model_errors
+def family_at(model: str) -> Family:
+    """The family of a model's folder. Raises ModelError."""
+    return _family(resolve(model))
+
+
+def _family(folder: Path) -> Family:
+    pipeline = _read_json(folder / "model_index.json").get("_class_name")
+    found = family_of(str(pipeline))
+    if found is None:
+        known = sorted(name for row in FAMILIES.values() for name in row.pipelines)
+        raise ModelError(
+            f"{folder} is a {pipeline}; adapted are {', '.join(known)}. Another needs an Adapter with weightless, "
+            "probe_inputs, step_flops and encode, and a row in lssgen/families/table.py: see the README"
+        )
+    return found
+
+
+def _denoiser(folder: Path) -> dict[str, Any]:
+    part = "transformer" if (folder / "transformer").is_dir() else "unet"
+    return _read_json(folder / part / "config.json")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read ({error}); restore the model's folder") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} holds no JSON object; restore the model's folder")
+    return content
