@@ -102,7 +102,9 @@ def _after_setting(scheduler: SchedulerMixin, act: Any, **attributes: Any) -> Sc
         base.set_timesteps(self, *args, **kwargs)
         act(self)
 
-    return type(base.__name__, (base,), {"set_timesteps": set_timesteps, **attributes}).from_config(scheduler.config)
+    copy = base.from_config(scheduler.config)  # some set a schedule while they are made: that one is not acted on
+    copy.__class__ = type(base.__name__, (base,), {"set_timesteps": set_timesteps, **attributes})
+    return copy
 
 
 @contextmanager
