@@ -24,9 +24,13 @@ class Process(str, Enum):
             return 1.0 - sigma, sigma
         if self is Process.EDM:
             return 1.0, sigma
+        if math.isinf(sigma):  # a zero terminal signal-to-noise ratio
+            return 0.0, 1.0
         scale = math.sqrt(1.0 + sigma**2)
         return 1.0 / scale, sigma / scale
 
     def flow_sigma(self, sigma: float) -> float:
         """The flow sigma of the same signal-to-noise ratio: sigma / (1 + sigma) for EDM and VP."""
-        return sigma if self is Process.FLOW else sigma / (1.0 + sigma)
+        if self is Process.FLOW:
+            return sigma
+        return 1.0 if math.isinf(sigma) else sigma / (1.0 + sigma)

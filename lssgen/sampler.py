@@ -143,7 +143,7 @@ def enlarge(model: Model, latents: torch.Tensor, stage: Stage, method: str) -> t
     if method == "learned":
         return model.upsampler.upsample(latents, height, width)
     if method == "pixel":
-        images = model.adapter.decode(latents)
+        images = model.adapter.decode(latents, finish=False)
         return model.adapter.encode_images([i.resize((stage.width, stage.height), Image.BICUBIC) for i in images])
     return resize(latents, height, width, method)
 

@@ -19,6 +19,11 @@ def test_an_edm_sigma_of_3_is_a_flow_sigma_of_three_quarters():
     assert Process.EDM.flow_sigma(3.0) == Process.VP.flow_sigma(3.0) == 0.75
 
 
+def test_an_infinite_sigma_is_pure_noise():
+    assert Process.VP.mix(float("inf")) == (0.0, 1.0)
+    assert Process.VP.flow_sigma(float("inf")) == 1.0
+
+
 def test_vp_preserves_unit_variance():
     signal, amplitude = Process.VP.mix(2.0)
     assert signal**2 + amplitude**2 == pytest.approx(1.0)

@@ -17,10 +17,9 @@ from diffusers import DiffusionPipeline, SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 from PIL.Image import Image
 
-from lssgen.families.schedulers import process_of, swapped_scheduler, tail_of, usable
+from lssgen.families.schedulers import swapped_scheduler, tail_of, usable
 from lssgen.latents import LatentSpace
 from lssgen.previews import LatentPreview
-from lssgen.process import Process
 from lssgen.schedule import Stage
 from lssgen.upsampler import LatentUpsampler
 
@@ -100,11 +99,6 @@ class Adapter(ABC):
     # what the sampler calls
 
     @property
-    def process(self) -> Process:
-        """How the pipeline's scheduler mixes latents and noise."""
-        return process_of(usable(self.pipe.scheduler))
-
-    @property
     def denoiser(self) -> torch.nn.Module:
         """The transformer or unet."""
         return getattr(self.pipe, "transformer", None) or self.pipe.unet
@@ -150,7 +144,7 @@ class Adapter(ABC):
         stock = self.pipe.scheduler
         scheduler = usable(stock)
         if stage.is_tail or stage.renoised:
-            scheduler = tail_of(scheduler, stage.schedule_steps - stage.num_steps)
+            scheduler = tail_of(scheduler, stage.num_steps)
         swap = nullcontext() if scheduler is stock else swapped_scheduler(self.pipe, scheduler)
         guidance = {} if guidance_scale is None else {self.guidance_argument: guidance_scale}
         try:
@@ -172,10 +166,16 @@ class Adapter(ABC):
         return made
 
     @torch.no_grad()
-    def decode(self, latents: torch.Tensor) -> list[Image]:
-        """(B, C, h, w), scaled, to pictures of (factor h, factor w) pixels, exactly as the stock call decodes."""
-        decoded = self.pipe.vae.decode(self.to_raw(latents.to(self.pipe.vae.dtype)), return_dict=False)[0]
-        return self.finish(decoded)
+    def decode(self, latents: torch.Tensor, *, finish: bool = True) -> list[Image]:
+        """(B, C, h, w), scaled, to pictures of (factor h, factor w) pixels, exactly as the stock call decodes.
+
+        Without `finish` no watermark is put in and no safety checker asked: for pictures that are encoded again.
+        """
+        decoded = self._decode(self.to_raw(latents.to(self.pipe.vae.dtype)))
+        return self.finish(decoded) if finish else Adapter.finish(self, decoded)
+
+    def _decode(self, raw: torch.Tensor) -> torch.Tensor:
+        return self.pipe.vae.decode(raw, return_dict=False)[0]
 
     @torch.no_grad()
     def encode_images(self, images: list[Image]) -> torch.Tensor:

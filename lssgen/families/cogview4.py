@@ -26,7 +26,8 @@ class CogView4Adapter(Adapter):
 
     @classmethod
     def probe_inputs(cls, height: int, width: int) -> dict[str, Any]:
-        return {"prompt_embeds": torch.zeros(1, 1, 1), "guidance_scale": 1.0}
+        latents = torch.zeros(1, 1, 1, 1)  # or the probe would draw some
+        return {"prompt_embeds": torch.zeros(1, 1, 1), "latents": latents, "guidance_scale": 1.0}
 
     @classmethod
     def step_flops(cls, config: dict[str, Any], height: int, width: int, text_tokens: int) -> float:

@@ -69,10 +69,8 @@ class QwenImageAdapter(Adapter):
         mean, inverse = self._statistics(raw)
         return (raw - mean) * inverse
 
-    @torch.no_grad()
-    def decode(self, latents: torch.Tensor) -> list[Image]:
-        raw = self.to_raw(latents.to(self.pipe.vae.dtype)).unsqueeze(2)
-        return self.finish(self.pipe.vae.decode(raw, return_dict=False)[0][:, :, 0])
+    def _decode(self, raw: torch.Tensor) -> torch.Tensor:
+        return super()._decode(raw.unsqueeze(2))[:, :, 0]
 
     @torch.no_grad()
     def encode_images(self, images: list[Image]) -> torch.Tensor:
@@ -84,4 +82,4 @@ class QwenImageAdapter(Adapter):
         """(mean, 1 / deviation) of each channel, as the stock call computes them."""
         config = self.pipe.vae.config
         mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (config.latents_mean, config.latents_std))
-        return mean.to(like), (1.0 / std).to(like)
+        return mean.to(like), 1.0 / std.to(like)

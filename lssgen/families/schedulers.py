@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import diffusers
-from diffusers import DiffusionPipeline, EulerDiscreteScheduler, SchedulerMixin
+from diffusers import DiffusionPipeline, EulerDiscreteScheduler, LCMScheduler, SchedulerMixin
 
 from lssgen.families.table import ModelError
 from lssgen.process import Process
@@ -18,7 +18,7 @@ EDM_FORM = ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "LMSDis
             "EDMDPMSolverMultistepScheduler")  # fmt: skip
 VP_FORM = ("DDIMScheduler", "DDPMScheduler", "LCMScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler",
            "DEISMultistepScheduler")  # fmt: skip
-FLOW_FORM = ("FlowMatchEulerDiscreteScheduler", "FlowMatchLCMScheduler")
+FLOW_FORM = ("FlowMatchEulerDiscreteScheduler",)
 LONGEST_FLOW = 20_000
 EULER_INSTEAD = ("PNDMScheduler",)  # warms up with steps of its own, which no tail can repeat
 
@@ -36,6 +36,8 @@ def make_scheduler(config: dict[str, Any]) -> SchedulerMixin:
     known = (*FLOW_FORM, *EDM_FORM, *VP_FORM)
     if name not in (*known, *EULER_INSTEAD):
         raise ModelError(f"staged sampling cannot run a {name}; give the model one of {', '.join(known)}")
+    if config.get("stochastic_sampling"):
+        raise ModelError("the scheduler has stochastic_sampling, whose noise no seed reaches; set it to false")
     return usable(getattr(diffusers, name).from_config(dict(config)))
 
 
@@ -79,16 +81,18 @@ def probing(scheduler: SchedulerMixin) -> SchedulerMixin:
     return _after_setting(scheduler, probe)
 
 
-def tail_of(scheduler: SchedulerMixin, first: int) -> SchedulerMixin:
-    """A copy of `scheduler` whose schedules lack their first `first` steps: literally the rest of the stock one.
+def tail_of(scheduler: SchedulerMixin, steps: int) -> SchedulerMixin:
+    """A copy of `scheduler` whose schedules are literally the last `steps` steps of the stock one.
 
     Latents given to it are at its first noise level already: it does not scale them as it would scale pure noise.
     """
 
     def cut(self: SchedulerMixin) -> None:
-        self.timesteps = self.timesteps[first:]
+        self.timesteps = self.timesteps[-steps:]
         if getattr(self, "sigmas", None) is not None:
-            self.sigmas = self.sigmas[first:]
+            self.sigmas = self.sigmas[-steps - 1 :]
+        if isinstance(self, LCMScheduler):  # knows its last step, which adds no noise, by this number
+            self.num_inference_steps = steps
 
     return _after_setting(scheduler, cut, init_noise_sigma=property(lambda self: 1.0, lambda self, value: None))
 

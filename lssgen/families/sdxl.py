@@ -54,9 +54,9 @@ class SDXLAdapter(UNetAdapter):
         return super().to_scaled(raw) if mean is None else (raw - mean) * self.pipe.vae.config.scaling_factor / std
 
     @torch.no_grad()
-    def decode(self, latents: torch.Tensor) -> list[Image]:
+    def decode(self, latents: torch.Tensor, *, finish: bool = True) -> list[Image]:
         with _full_precision(self.pipe.vae):
-            return super().decode(latents)
+            return super().decode(latents, finish=finish)
 
     def finish(self, decoded: torch.Tensor) -> list[Image]:
         return super().finish(self.pipe.watermark.apply_watermark(decoded) if self.pipe.watermark else decoded)

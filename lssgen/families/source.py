@@ -6,6 +6,8 @@ import functools
 import threading
 from typing import Any
 
+import torch
+
 from lssgen.families.base import Adapter
 from lssgen.families.schedulers import Probed, longest_schedule, make_scheduler, probing, process_of
 
@@ -42,7 +44,8 @@ class Source:
         stock = make_scheduler(scheduler)
         self.process = process_of(stock)
         self.longest = longest_schedule(stock)
-        self._pipe = adapter.weightless(probing(stock))
+        with torch.random.fork_rng(devices=[]):  # its modules draw weights
+            self._pipe = adapter.weightless(probing(stock))
         self._pipe.vae_scale_factor = vae_factor
         self._lock = threading.Lock()
         self.schedule = functools.lru_cache(maxsize=4096)(self._probe)

@@ -56,7 +56,8 @@ class Family:
         title: for people.
         adapter: "module:class" under `lssgen.families`, imported when first needed.
         pipelines: class names of the stock pipelines it adapts.
-        scheduler, denoiser: scheduler_config.json and the transformer's or unet's config.json, as published.
+        scheduler, denoiser: what matters of scheduler_config.json and the transformer's or unet's config.json, as
+            published; Euler in place of the PNDM of SD 1.5.
         vae_factor: pixels of one latent pixel's side.
         settings: the published model's defaults.
         guidance_flag: the denoiser's configuration key without which guidance is built in.
@@ -235,7 +236,7 @@ _ROWS = (
         name="lumina2",
         title="Lumina Image 2.0",
         adapter="lumina2:Lumina2Adapter",
-        pipelines=("Lumina2Pipeline", "Lumina2Text2ImgPipeline"),
+        pipelines=("Lumina2Pipeline",),
         scheduler={**FLOW_EULER, "shift": 6.0},
         denoiser={
             "hidden_size": 2304,

@@ -173,6 +173,7 @@ def seed_row(config: AppConfig) -> dict[str, gr.components.Component]:
 def advanced(config: AppConfig, its: Settings | None, own: str) -> dict[str, gr.components.Component]:
     """Everything that has a good default; `its`: the settings of the page's own model, None if it cannot be read."""
     guidance = its.guidance_scale if its else None
+    shown = config.guidance_scale.default if guidance is None else guidance
     with gr.Row():
         width = gr.Number(config.width.default, label="Width", precision=0, min_width=90, elem_id="width")
         height = gr.Number(config.height.default, label="Height", precision=0, min_width=90, elem_id="height")
@@ -185,7 +186,7 @@ def advanced(config: AppConfig, its: Settings | None, own: str) -> dict[str, gr.
         "height": height,
         "steps": _slider(config.steps, 1, "Steps", "num_inference_steps of the full-size run.", "steps"),
         "guidance_scale": gr.Slider(
-            config.guidance_scale.min, config.guidance_scale.max, guidance or config.guidance_scale.default, step=0.1,
+            config.guidance_scale.min, config.guidance_scale.max, shown, step=0.1,
             label="Guidance scale", info="How strictly the picture follows the prompt.", visible=guidance is not None,
             elem_id="guidance", buttons=[],
         ),

@@ -74,6 +74,35 @@ def test_two_stages_run_the_planned_tail(adapter, source, schedule, monkeypatch)
     assert np.isfinite(np.asarray(finished.images[0], float)).all()
 
 
+def test_a_perfect_denoiser_reaches_the_picture_from_the_tail(adapter, source, monkeypatch):
+    """The last step ends in x0, without noise: what LCM would add if it took the tail's last step for another."""
+    x0 = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(3)) * 0.3
+    stage = plan(make(sigma=0.5), source).stages[1]
+    latents = renoise(x0, torch.randn(1, 4, 16, 16), stage.sigmas[0], stage.process)
+    at = dict(zip(stage.timesteps, stage.sigmas, strict=False))
+    current = [latents]
+
+    def exact(sample, timestep, **given):
+        sigma = at[float(timestep)]
+        signal, amplitude = stage.process.mix(sigma)
+        if adapter.pipe.scheduler.config.get("prediction_type") == "epsilon" and not karras:
+            x = current[0][:1]
+            noise = (x - signal * x0) / amplitude
+            return (noise.repeat(len(sample), 1, 1, 1),)
+        raise AssertionError
+
+    karras = "EDM" in type(adapter.pipe.scheduler).__name__
+    if karras:
+        pytest.skip("predicts through a preconditioning of its own")
+    monkeypatch.setattr(adapter.denoiser, "forward", exact)
+
+    def keep(index, after):
+        current[0] = after
+
+    made = adapter.denoise(stage, latents, adapter.encode("a", "", 1, 1.0), 1.0, keep, [torch.Generator()])
+    assert (made - x0).square().mean().sqrt() < 0.04  # DDIM and DEIS stop at a small sigma
+
+
 def test_noise_levels_are_the_schedulers_own(adapter, source):
     stage = plan(make(sigma=0.5), source).stages[1]
     scheduler = adapter.pipe.scheduler
