@@ -169,10 +169,12 @@ def _bounds(name: str, value: object, *, whole: bool) -> Bounds:
     content = _mapping(name, value)
     _check_keys(name, content, required={"default", "min", "max"}, optional=set())
     kinds = (int,) if whole else (int, float)
+    zero = name.endswith(".guidance_scale")  # distilled models run at 0
     for key, number in content.items():
-        if type(number) not in kinds or not 0 < number < MAX_BOUND:
+        if type(number) not in kinds or not (0 < number < MAX_BOUND or (zero and number == 0)):
             kind = "whole number" if whole else "number"
-            raise SpacefileError(f"{name}.{key} is {number!r}; it must be a {kind} above 0 and below {MAX_BOUND:g}")
+            least = "of at least 0" if zero else "above 0"
+            raise SpacefileError(f"{name}.{key} is {number!r}; it must be a {kind} {least} and below {MAX_BOUND:g}")
     bounds = Bounds(**content)
     if not bounds.min <= bounds.default <= bounds.max:
         raise SpacefileError(f"{name}: default {bounds.default:g} is not within min {bounds.min:g}..max {bounds.max:g}")

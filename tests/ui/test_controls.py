@@ -33,6 +33,10 @@ def test_guidance_is_read_only_where_the_model_takes_it(config, values):
     assert request_from({**values, "guidance_scale": 5}, config, GUIDED).guidance_scale == 5.0
 
 
+def test_a_guidance_of_zero_is_a_models_own(config, values):
+    assert request_from({**values, "guidance_scale": 0.0}, config, GUIDED).guidance_scale == 0.0
+
+
 def test_the_negative_prompt_is_read_only_where_the_model_takes_it(config, values):
     assert request_from({**values, "negative_prompt": "blur"}, config, PLAIN).negative_prompt == ""
     assert request_from({**values, "negative_prompt": "blur"}, config, GUIDED).negative_prompt == "blur"
