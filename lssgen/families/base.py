@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -141,14 +140,12 @@ class Adapter(ABC):
             on_step(step, made)
             return kwargs
 
-        stock = self.pipe.scheduler
-        scheduler = usable(stock)
+        scheduler = usable(self.pipe.scheduler)
         if stage.is_tail or stage.renoised:
             scheduler = tail_of(scheduler, stage.num_steps)
-        swap = nullcontext() if scheduler is stock else swapped_scheduler(self.pipe, scheduler)
         guidance = {} if guidance_scale is None else {self.guidance_argument: guidance_scale}
         try:
-            with swap:
+            with swapped_scheduler(self.pipe, scheduler):
                 self.pipe(
                     **encoded,
                     **guidance,

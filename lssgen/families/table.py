@@ -96,7 +96,7 @@ class Family:
             "name": self.name,
             "title": self.title,
             "pipelines": list(self.pipelines),
-            "multiple": self.source.multiple,
+            "multiple": self.vae_factor * self.adapter_class().patch,
             "steps": its.steps,
             "guidance_scale": its.guidance_scale,
             "licence": its.licence,

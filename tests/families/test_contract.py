@@ -179,12 +179,16 @@ def test_renoised_variance_is_right(family, adapter):
 
 @pytest.mark.parametrize("sigma", [0.6, 1.0])
 def test_a_renoised_stage_starts_from_the_latents_as_given(family, adapter, sigma, monkeypatch):
-    """Not scaled by the scheduler's initial noise level once more: 3.4 would become 37 with Euler on SD 1.5."""
-    seen, scheduler = [], type(usable(adapter.pipe.scheduler))
+    """Not scaled by the scheduler's initial noise level once more: 3.4 would become 37 with Euler on SD 1.5.
+
+    And the scheduler's own first sigma is the planned one that they were noised to.
+    """
+    seen, levels, scheduler = [], [], type(usable(adapter.pipe.scheduler))
     step = scheduler.step
 
     def spy(self, model_output, timestep, sample, *arguments, **named):
         seen.append(sample.std().item())
+        levels.append(float(self.sigmas[0]))
         return step(self, model_output, timestep, sample, *arguments, **named)
 
     monkeypatch.setattr(scheduler, "step", spy)
@@ -193,6 +197,7 @@ def test_a_renoised_stage_starts_from_the_latents_as_given(family, adapter, sigm
     latents = renoise(torch.zeros_like(noise), noise, stage.sigmas[0], stage.process)
     adapter.denoise(stage, latents, adapter.encode(PROMPT, "", 1, None), None, lambda i, latents: None)
     assert seen[0] == pytest.approx(latents.std().item(), rel=1e-4)
+    assert levels[0] == pytest.approx(stage.sigmas[0], abs=1e-6)
 
 
 @pytest.mark.parametrize("ending", ["success", "stop", "error"])
