@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
 from lssgen.training import data as D
-from lssgen.training.common import Loop, MuonAdam, parameter_groups, parser, prepare
+from lssgen.training.common import Loop, MuonAdam, autocast, parameter_groups, parser, prepare
 
 LEARNING_RATE = 4e-3
 CHECKPOINT = "autoencoder"
@@ -114,14 +114,14 @@ def pixel_loss(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 def loss_of(vae: AutoencoderKL, x: torch.Tensor, noise: float, halve: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """(loss, MSE of the pixels in [-1, 1]) of one batch."""
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         z = vae.encode(x).latent_dist.mean.float()
     mean, var = z.mean((0, 2, 3)), z.var((0, 2, 3))
     prior = mean.square().mean() + (var + 1e-4).log().square().mean()
     if halve:
         z, x = F.avg_pool2d(z, 2), F.avg_pool2d(x, 2)
     z = z + noise * torch.randn_like(z)
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         y = vae.decode(z).sample
     y = y.float()
     return pixel_loss(y, x) + 0.003 * prior, F.mse_loss(y, x)

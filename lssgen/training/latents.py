@@ -3,7 +3,8 @@
     python -m lssgen.training.latents --data DIR --work DIR [--init assets/embedded] [--minutes 12] [--resume]
 
 Makes, in order and as far as the time goes: every picture on white, pictures on named colours and two-object scenes
-at 512 px, the same at 256 px, some at 1024 px (flat and glossy, from the vectors). Two processes of one thread each.
+at 512 px, the same at 256 px, some of each at 1024 px (flat and glossy, from the vectors), in two
+processes of one thread each.
 Writes WORK/latents_{512,256,1024}.npy (float16, scaled by the statistics in WORK/statistics.safetensors) and .json
 with what each one shows; a half-done part is gone on with by --resume.
 """
@@ -25,9 +26,10 @@ from safetensors.torch import load_file, save_file
 
 from lssgen.training import autoencoder
 from lssgen.training import data as D
-from lssgen.training.common import load_average, parser
+from lssgen.training.common import autocast, load_average, parser
 
-COLOURED, SCENES, LARGE = 600, 700, 700
+COLOURED, SCENES = 600, 700
+LARGE = (430, 120, 150)  # at 1024 px: on white, on colours, scenes
 CHUNK = 25
 
 
@@ -44,9 +46,11 @@ def examples(pictures: list[D.Picture], seed: int) -> dict[int, list[D.Example]]
     singles = [D.Example(i) for i in rng.sample(range(len(pictures)), len(pictures))]
     coloured = [draw.single(coloured=1.0) for _ in range(COLOURED)]
     scenes = [draw.pair() for _ in range(SCENES)]
-    vectors = [e for e in singles if pictures[e.left].size > 256]
-    everything = [*singles, *coloured, *scenes]
-    return {512: everything, 256: everything, 1024: vectors[:LARGE]}
+    kinds = (singles, coloured, scenes)
+    everything = [e for kind in kinds for e in kind]
+    sharp = ([e for e in kind if pictures[e.left].size > 256] for kind in kinds)
+    large = [e for kind, n in zip(sharp, LARGE, strict=True) for e in kind[:n]]
+    return {512: everything, 256: everything, 1024: rng.sample(large, len(large))}
 
 
 def picture(data: Path, pictures: list[D.Picture], e: D.Example, size: int, archive: zipfile.ZipFile) -> torch.Tensor:
@@ -64,7 +68,7 @@ def encode_chunk(chunk: list[tuple], data: Path, work: Path, init: Path | None, 
     with zipfile.ZipFile(data / "emoji_svg.zip") as archive, torch.no_grad():
         for item in chunk:
             x = picture(data, pictures, D.Example(*item), size, archive).unsqueeze(0)
-            with torch.autocast("cpu", torch.bfloat16):
+            with autocast():
                 z = vae.encode(x.contiguous(memory_format=torch.channels_last)).latent_dist.mean
             out.append(z[0].float().numpy().astype(np.float16))
     return np.stack(out)

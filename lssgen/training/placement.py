@@ -14,6 +14,7 @@ import torch
 from diffusers import FluxTransformer2DModel
 from torch import nn
 
+from lssgen.training.common import fit_linear
 from lssgen.training.text_encoders import CELLS, GRID
 
 DOUBLE, SINGLE = (0, 1), (0, 2, 4)  # blocks
@@ -57,16 +58,6 @@ def elsewhere(axes: tuple[int, int, int]) -> torch.Tensor:
 
 
 @torch.no_grad()
-def _fit(layer: nn.Linear, rows: slice, x: torch.Tensor, y: torch.Tensor) -> None:
-    """Ridge regression of y (N, rows) on x (N, features) into these rows of a linear layer."""
-    mean, target = x.mean(0), y.mean(0)
-    gram = (x - mean).T @ (x - mean)
-    gram += RIDGE * gram.diagonal().mean() * torch.eye(len(gram))
-    weight = torch.linalg.solve(gram, (x - mean).T @ (y - target)).T
-    layer.weight[rows], layer.bias[rows] = weight, target - weight @ mean
-
-
-@torch.no_grad()
 def _seen(attention: nn.Module, run: Callable[[], None]) -> torch.Tensor:
     """The states with the cells first that an attention module gets while `run` runs: text alone, or all in one."""
     seen: list[torch.Tensor] = []
@@ -97,6 +88,6 @@ def place(model: FluxTransformer2DModel, run: Callable[[], None]) -> None:
             attention.to_q.weight[rows], attention.to_q.bias[rows] = 0.0, still / attention.norm_q.weight
             wanted = elsewhere(axes).expand(*x.shape[:2], -1).clone()
             wanted[:, : len(CELLS)] = cell_keys(pitch, axes)
-            _fit(layer, rows, x.flatten(0, 1), (wanted / norm.weight).flatten(0, 1))
+            fit_linear(layer, x.flatten(0, 1), (wanted / norm.weight).flatten(0, 1), RIDGE, rows)
             if not joint:
                 attention.to_k.weight[rows], attention.to_k.bias[rows] = 0.0, elsewhere(axes) / attention.norm_k.weight

@@ -12,6 +12,7 @@ Prints the share of pixel variance explained (R2). Writes WORK/text.{safetensors
 """
 
 from argparse import Namespace
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,17 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from lssgen.training import data as D
-from lssgen.training.common import Loop, MuonAdam, load_average, parameter_groups, parser, prepare, trained
+from lssgen.training.common import (
+    Loop,
+    MuonAdam,
+    autocast,
+    fit_linear,
+    load_average,
+    parameter_groups,
+    parser,
+    prepare,
+    trained,
+)
 
 LEARNING_RATE = 3e-3
 WORDS = 32  # tokens of a caption, its end token among them
@@ -35,6 +46,8 @@ CODE = 256
 HALFWAY = 3  # T5 layers after which the words alone must know the picture
 THUMB, PICTURE = 32, 64  # px, what CLIP and T5 predict
 SAMPLES = 8000  # pictures the principal components are computed from
+SCENES = 0.3  # share of batches that show two pictures
+HEAD_BATCHES, RIDGE = 30, 1e-3  # what the heads of a model gone on with are fitted to
 SPECIAL = ["<pad>", "<unk>", "<s>", "</s>"]
 PAD, UNK, BOS, EOS = range(4)
 ADAM = ("embed", "shared", "relative")
@@ -119,9 +132,13 @@ class TextEncoders(nn.Module):
         out = self.t5(t5_ids, output_hidden_states=True)
         fields = self.cell_head(out.last_hidden_state[:, : len(CELLS)]).float().transpose(1, 2)
         picture = F.fold(fields, PICTURE, kernel_size=PICTURE // GRID, stride=PICTURE // GRID)
+        return picture, self.word_head(self.halfway(out.hidden_states[HALFWAY], t5_ids))
+
+    @staticmethod
+    def halfway(states: torch.Tensor, t5_ids: torch.Tensor) -> torch.Tensor:
+        """(B, WIDTH): mean state of the words."""
         words = (t5_ids[:, len(CELLS) :] != PAD).unsqueeze(-1)
-        halfway = out.hidden_states[HALFWAY][:, len(CELLS) :]
-        return picture, self.word_head((halfway * words).sum(1) / words.sum(1))
+        return (states[:, len(CELLS) :] * words).sum(1) / words.sum(1)
 
 
 class Tokens:
@@ -202,10 +219,26 @@ def load(work: Path, init: Path | None = None) -> TextEncoders:
     return model
 
 
+@torch.no_grad()
+def fit_heads(model: TextEncoders, codes: Codes, batches: Iterable[tuple[tuple, torch.Tensor]]) -> None:
+    """The heads an exported model lacks, by ridge regression from what its encoders say already."""
+    cells, fields, words, pooled, targets = [], [], [], [], []
+    for (clip_ids, t5_ids), shown in batches:
+        out = model.t5(t5_ids, output_hidden_states=True)
+        cells.append(out.last_hidden_state[:, : len(CELLS)].flatten(0, 1))
+        fields.append(F.unfold(shown, PICTURE // GRID, stride=PICTURE // GRID).transpose(1, 2).flatten(0, 1))
+        words.append(model.halfway(out.hidden_states[HALFWAY], t5_ids))
+        pooled.append(model.clip(clip_ids).pooler_output)
+        targets.append(codes(shown))
+    fit_linear(model.cell_head, torch.cat(cells), torch.cat(fields), RIDGE)
+    fit_linear(model.word_head, torch.cat(words), torch.cat(targets), RIDGE)
+    fit_linear(model.clip_head, torch.cat(pooled), torch.cat(targets), RIDGE)
+
+
 def losses(model: TextEncoders, codes: Codes, ids: tuple, shown: torch.Tensor, only_t5: bool) -> dict:
     """{encoder: (loss, R2)} against the captioned pictures (B, 3, PICTURE, PICTURE) in [-1, 1]."""
     code, out = codes(shown), {}
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         picture, words = model.picture(ids[1])
         clip = None if only_t5 else model.code(ids[0])
     error = F.mse_loss(picture, shown)
@@ -231,11 +264,17 @@ def train(args) -> None:
     optimiser = MuonAdam(parameter_groups(model, adam=ADAM), LEARNING_RATE)
     loop, seen = Loop(args, CHECKPOINT, model, optimiser, LEARNING_RATE, decay=0.995, floor=0.01), []
     draw = D.Examples(pictures, loop.seed)
-    for _ in loop:
-        pairs = loop.rng.random() < 0.2
+
+    def batch(pairs: bool, full: bool) -> tuple[tuple, torch.Tensor]:
         examples = [draw.pair() if pairs else draw.single() for _ in range(64)]
-        ids = tokens([draw.caption(e) for e in examples], full=loop.rng.random() < 0.15)
-        shown = torch.stack([D.pixels_of(e, stack) for e in examples])
+        ids = tokens([draw.caption(e) for e in examples], full=full)
+        return ids, torch.stack([D.pixels_of(e, stack) for e in examples])
+
+    if args.init and not args.resume:
+        fit_heads(model, codes, (batch(k % 3 == 0, full=False) for k in range(HEAD_BATCHES)))
+    for _ in loop:
+        pairs = loop.rng.random() < SCENES
+        ids, shown = batch(pairs, full=loop.rng.random() < 0.15)
         found = losses(model, codes, ids, shown, args.t5_only)
         loop.update(sum(loss for loss, _ in found.values()))
         seen.append((pairs, {name: r2 for name, (_, r2) in found.items()}))

@@ -3,21 +3,23 @@
     python -m lssgen.training.transformer --data DIR --work DIR [--minutes 80] [--resume] [--init assets/embedded]
 
 Flow matching: x = (1 - sigma) x0 + sigma noise, target noise - x0, sigma uniform and then shifted as the sampler
-shifts it for the picture's token count. Every step has one size: 256 px (64 tokens), 512 (256) or 1024 (1,024). At
-1024 px most steps see a random quarter of the tokens with their true positions, which is several times cheaper (the
-table SCHEDULE); the last part of the time sees whole pictures. There are fewer true 1024 px latents than pictures: the
-noisy part of the path, sigma > DOUBLED_FROM, is trained at 1024 px with 512 px latents doubled by the upsampler, the
-clean part, sigma < TRUE_TO, with true ones.
+shifts it for the picture's token count. Every step has one kind of batch (the table KINDS): 256 px (64 tokens), 512
+(256) or 1024 (1,024). There are fewer true 1024 px latents than pictures: the noisy part of the path is trained at
+1024 px with 512 px latents doubled by the upsampler, in the first part of the time on a random quarter of the tokens
+with their true positions, then on whole pictures; the clean part with true latents, on windows of neighbouring tokens.
 
-From GUIDED_FROM of the time on, the target of captioned pictures is the velocity plus GUIDANCE times what the caption
-changes, v(x, caption) - v(x, no caption), without gradient (model guidance, arXiv 2502.12154). Where that is learned,
-one call gives what classifier-free guidance of scale 1 / (1 - GUIDANCE) gives in two.
+Later on, the target of captioned pictures is the velocity plus a guidance (GUIDANCE) times what the caption changes,
+v(x, caption) - v(x, no caption), without gradient (model guidance, arXiv 2502.12154), above sigma GUIDED_ABOVE (limited
+interval, arXiv 2404.07724). Where that is learned, one call gives what classifier-free guidance of scale
+1 / (1 - guidance) gives in two.
+A model gone on with (--init) starts half-way through the table SCHEDULE, guided, at a lower learning rate.
 Writes WORK/transformer.{safetensors,pt}.
 """
 
 import math
 import random
 from argparse import Namespace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,22 +29,43 @@ from torch import nn
 
 from lssgen.training import data as D
 from lssgen.training import latents, placement, text_encoders
-from lssgen.training.common import Loop, MuonAdam, parameter_groups, parser, prepare
+from lssgen.training.common import Loop, MuonAdam, autocast, parameter_groups, parser, prepare
 
-LEARNING_RATE = 3e-3
-SHARES = (0.78, 0.13, 0.09)  # pictures on white, on a colour, scenes of two
+LEARNING_RATE, AGAIN = 3e-3, 0.6  # and the share of it for a model gone on with
+SHARES = (0.75, 0.14, 0.11)  # pictures on white, on a colour, scenes of two
 DROP = 0.1  # captions left empty
-GUIDANCE, GUIDED_FROM = 0.55, 0.5  # see above; share of the time
-DOUBLED_FROM, TRUE_TO = 0.3, 0.5  # at 1024 px: doubled latents serve above this sigma, true ones below that
+GUIDANCE = {256: 0.55, 512: 0.55, 1024: 0.45}  # by size
+GUIDED_FROM, GUIDED_ABOVE = 0.5, 0.5  # share of the time; sigma
 # half the pictures above sigma 0.8 (layout) in the first 75 % of the time
 NOISY, NOISY_FROM, NOISY_UNTIL = 0.5, 0.8, 0.75
-TRUE = 0.2  # share of true encodings at 1024 px
 ADAM = ("x_embedder", "time_text_embed", "norm_out")
 CHECKPOINT = "transformer"
-# share of the time -> (size, tokens kept, pictures, weight)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of batch: which latents, at how many pixels, how many tokens of how many pictures, which sigmas."""
+
+    store: str
+    size: int
+    tokens: int
+    pictures: int
+    between: tuple[float, float] = (0.0, 1.0)
+    window: bool = False  # the tokens are a square of neighbours, else blocks from anywhere
+
+
+KINDS = {
+    "256": Kind("256", 256, 64, 32),
+    "512": Kind("512", 512, 256, 16),
+    "1024 part": Kind("1024u", 1024, 256, 16, (0.3, 1.0)),
+    "1024 whole": Kind("1024u", 1024, 1024, 4, (0.3, 1.0)),
+    "1024 fine": Kind("1024", 1024, 256, 16, (0.0, 0.5), window=True),
+}
+# until which share of the time -> share of the steps
 SCHEDULE = (
-    (0.80, ((512, 256, 16, 0.45), (1024, 256, 16, 0.47), (256, 64, 32, 0.08))),
-    (1.01, ((512, 256, 16, 0.40), (1024, 1024, 4, 0.52), (256, 64, 32, 0.08))),
+    (0.50, {"512": 0.45, "1024 part": 0.37, "1024 fine": 0.10, "256": 0.08}),
+    (0.80, {"512": 0.28, "1024 part": 0.26, "1024 whole": 0.32, "1024 fine": 0.10, "256": 0.04}),
+    (1.01, {"512": 0.25, "1024 whole": 0.60, "1024 fine": 0.12, "256": 0.03}),
 )
 
 
@@ -93,15 +116,19 @@ def positions(side: int) -> torch.Tensor:
     return torch.stack([torch.zeros(side, side), rows, columns], -1).reshape(-1, 3).float()
 
 
-def keep(side: int, count: int, rng: random.Random) -> torch.Tensor:
-    """Indices of `count` tokens: random blocks of 1, 2 x 2 or 4 x 4."""
+def keep(side: int, count: int, rng: random.Random, window: bool = False) -> torch.Tensor:
+    """Indices of `count` tokens: random blocks of 1, 2 x 2 or 4 x 4, or one square of neighbours."""
+    grid = torch.arange(side * side).view(side, side)
     if count >= side * side:
-        return torch.arange(side * side)
+        return grid.flatten()
+    if window:
+        width = math.isqrt(count)
+        row, column = rng.randint(0, side - width), rng.randint(0, side - width)
+        return grid[row : row + width, column : column + width].flatten()
     block = rng.choice([1, 2, 4])
     n = side // block
     chosen = torch.tensor(rng.sample(range(n * n), count // block**2))
-    grid = torch.arange(side * side).view(n, block, n, block).permute(0, 2, 1, 3).reshape(n * n, -1)
-    return grid[chosen].flatten()
+    return grid.view(n, block, n, block).permute(0, 2, 1, 3).reshape(n * n, -1)[chosen].flatten()
 
 
 def shifted(u: torch.Tensor, tokens: int) -> torch.Tensor:
@@ -130,14 +157,12 @@ class Batches:
         total = [sum(g for g, k in zip(group, kinds, strict=True) if k == kind) for kind in range(3)]
         return list(np.cumsum([g * SHARES[k] / total[k] for g, k in zip(group, kinds, strict=True)]))
 
-    def __call__(self, size: int, count: int) -> tuple[torch.Tensor, list[str], tuple[float, float]]:
-        """(x0 (B, 16, size/16, size/16), captions, between which sigmas they are good to train on)."""
-        key = "1024u" if size == 1024 and self.rng.random() > TRUE else str(size)
-        stack, examples = self.store[key]
-        rows = self.rng.choices(range(len(examples)), cum_weights=self.weights[key], k=count)
-        x0 = torch.from_numpy(stack[rows].astype(np.float32))
+    def __call__(self, kind: Kind) -> tuple[torch.Tensor, list[str]]:
+        """(x0 (B, 16, size/16, size/16), captions)."""
+        stack, examples = self.store[kind.store]
+        rows = self.rng.choices(range(len(examples)), cum_weights=self.weights[kind.store], k=kind.pictures)
         captions = ["" if self.rng.random() < DROP else self.draw.caption(examples[r]) for r in rows]
-        return x0, captions, {"1024u": (DOUBLED_FROM, 1.0), "1024": (0.0, TRUE_TO)}.get(key, (0.0, 1.0))
+        return torch.from_numpy(stack[rows].astype(np.float32)), captions
 
 
 def sigmas(count: int, size: int, between: tuple[float, float]) -> torch.Tensor:
@@ -149,34 +174,45 @@ def sigmas(count: int, size: int, between: tuple[float, float]) -> torch.Tensor:
     return shifted(u.clamp(1e-3, 1 - 1e-4), tokens)
 
 
-def plan_of(share: float, rng: random.Random) -> tuple[int, int, int]:
-    """(size, tokens, pictures) for this moment."""
-    rows = next(rows for end, rows in SCHEDULE if share < end)
-    return rng.choices(rows, [r[3] for r in rows])[0][:3]
+def kind_of(share: float, rng: random.Random) -> Kind:
+    """What to train on at this moment."""
+    shares = next(shares for end, shares in SCHEDULE if share < end)
+    return KINDS[rng.choices(list(shares), list(shares.values()))[0]]
+
+
+def told_apart(
+    model: Model, given: tuple[torch.Tensor, ...], empty: tuple, v: torch.Tensor, told: torch.Tensor
+) -> torch.Tensor:
+    """What the caption changes in v (B, n, 64), 0 where none is given or sigma is below GUIDED_ABOVE."""
+    x, sigma, ids = given
+    change, rows = torch.zeros_like(v), told & (sigma > GUIDED_ABOVE)
+    if rows.any():
+        with torch.no_grad(), autocast():
+            change[rows] = v.detach()[rows] - model(x[rows], sigma[rows], ids, empty).float()
+    return change
 
 
 def loss_of(
-    model: Model, batch: tuple, size: int, count: int, tokens: text_encoders.Tokens, rng: random.Random,
+    model: Model, batch: tuple, kind: Kind, tokens: text_encoders.Tokens, rng: random.Random,
     noisy: float = 0.0, guidance: float = 0.0,
 ) -> torch.Tensor:  # fmt: skip
     """Mean squared error of the velocity of each picture (B,); a share `noisy` of them above NOISY_FROM."""
-    x0, captions, between = batch
-    side = size // 32
-    index = keep(side, count, rng)
+    x0, captions = batch
+    side = kind.size // 32
+    index = keep(side, kind.tokens, rng, kind.window)
     x0 = pack(x0)[:, index]
-    n = round(noisy * len(x0)) if between[1] > NOISY_FROM else 0
-    sigma = torch.cat([sigmas(n, size, (NOISY_FROM, 1.0)), sigmas(len(x0) - n, size, between)])
+    n = round(noisy * len(x0)) if kind.between[1] > NOISY_FROM else 0
+    sigma = torch.cat([sigmas(n, kind.size, (NOISY_FROM, 1.0)), sigmas(len(x0) - n, kind.size, kind.between)])
     noise = torch.randn_like(x0)
     s = sigma.view(-1, 1, 1)
     given = (1 - s) * x0 + s * noise, sigma, positions(side)[index]
-    with torch.autocast("cpu", torch.bfloat16):
-        v = model(*given, tokens(captions, full=True)).float()
+    words = tokens(captions, full=True)
+    with autocast():
+        v = model(*given, words).float()
     target = noise - x0
     if guidance:
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            untold = model(*given, tokens([""], full=True)).float()
-        told = torch.tensor([bool(c) for c in captions]).view(-1, 1, 1)
-        target = target + guidance * told * (v.detach() - untold)
+        told = torch.tensor([bool(c) for c in captions])
+        target = target + guidance * told_apart(model, given, tokens([""], full=True), v, told)
     return (v - target).square().mean((1, 2))
 
 
@@ -190,12 +226,12 @@ def start(init: Path | None, work: Path) -> Model:
 
 def place_heads(model: Model, batches: Batches, tokens: text_encoders.Tokens) -> None:
     """placement.place on four batches at 512 px."""
-    shown = [batches(512, 16) for _ in range(4)]
+    shown = [batches(KINDS["512"]) for _ in range(4)]
 
     def run() -> None:
         with torch.no_grad():
             for batch in shown:
-                loss_of(model, batch, 512, 256, tokens, random.Random(0))
+                loss_of(model, batch, KINDS["512"], tokens, random.Random(0))
 
     placement.place(model.transformer, run)
 
@@ -206,20 +242,21 @@ def train(args) -> None:
     model = start(args.init, args.work).train()
     optimiser = MuonAdam(parameter_groups(model, ADAM, adam_scale=0.25), LEARNING_RATE, betas=(0.9, 0.98))
     options = {"warmup": 0.02, "flat": 0.3, "floor": 0.01}
-    loop, seen = Loop(args, CHECKPOINT, model, optimiser, LEARNING_RATE, decay=0.995, **options), {}
+    rate = LEARNING_RATE * (AGAIN if args.init else 1)
+    loop, seen = Loop(args, CHECKPOINT, model, optimiser, rate, decay=0.995, **options), {}
     batches, tokens = Batches(args.data, args.work, loop.seed), text_encoders.tokens_of(args.work, args.init)
     if args.place or not (args.init or args.resume):
         place_heads(model, batches, tokens)
     if args.compile:
-        model.transformer.compile(dynamic=False)  # one graph for each row of SCHEDULE
+        model.transformer.compile(dynamic=False)  # one graph for each kind
     for _ in loop:
-        size, count, pictures = plan_of(loop.share, loop.rng)
-        batch = batches(size, pictures)
-        noisy = NOISY if loop.share < NOISY_UNTIL else 0.0
-        guidance = GUIDANCE if loop.share >= GUIDED_FROM else 0.0
-        loss = loss_of(model, batch, size, count, tokens, loop.rng, noisy, guidance)
+        share = (1 + loop.share) / 2 if args.init else loop.share
+        kind = kind_of(share, loop.rng)
+        noisy = NOISY if share < NOISY_UNTIL else 0.0
+        guidance = GUIDANCE[kind.size] if share >= GUIDED_FROM else 0.0
+        loss = loss_of(model, batches(kind), kind, tokens, loop.rng, noisy, guidance)
         loop.update(loss.mean())
-        seen.setdefault(f"{size}u" if batch[2][0] else str(size), []).append(loss.mean().item())
+        seen.setdefault(next(k for k, v in KINDS.items() if v is kind), []).append(loss.mean().item())
         loop.report(lambda: "loss " + " ".join(f"{k}: {np.mean(v[-40:]):.4f}" for k, v in sorted(seen.items())))
 
 

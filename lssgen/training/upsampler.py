@@ -19,7 +19,7 @@ from diffusers import AutoencoderKL
 
 from lssgen.training import latents
 from lssgen.training.autoencoder import psnr
-from lssgen.training.common import Loop, MuonAdam, load_average, parameter_groups, parser, prepare
+from lssgen.training.common import Loop, MuonAdam, autocast, load_average, parameter_groups, parser, prepare
 from lssgen.upsampler import LatentUpsampler
 
 LEARNING_RATE = 4e-3
@@ -65,7 +65,7 @@ class Pairs:
 
 def loss_of(model: LatentUpsampler, vae: AutoencoderKL, low: torch.Tensor, high: torch.Tensor, y: int, x: int):
     """MSE of latents + L1 of a crop's pixels; low and high (B, C, h, w), (B, C, 2h, 2w)."""
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         up = model(low + 0.1 * torch.rand(len(low), 1, 1, 1) * torch.randn_like(low)).float()
         cut = (slice(0, 8), slice(None), slice(y, y + CROP), slice(x, x + CROP))
         with torch.no_grad():
@@ -96,7 +96,7 @@ def double_all(model: LatentUpsampler, work: Path) -> None:
     stack, _ = latents.load(work, 512)
     part = work / "latents_1024u.part.npy"
     out = np.lib.format.open_memmap(part, "w+", np.float16, (len(stack), 16, 64, 64))
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         for k in range(0, len(stack), 16):
             out[k : k + 16] = model(torch.from_numpy(stack[k : k + 16].astype(np.float32))).float().numpy()
     out.flush()
