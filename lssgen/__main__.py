@@ -7,10 +7,13 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from lssgen import __version__
 from lssgen.request import BASELINES, NOISES, SCHEDULES, UPSAMPLERS, GenerationRequest
+
+if TYPE_CHECKING:
+    from lssgen.engine import Engine
 
 
 class Parser(argparse.ArgumentParser):
@@ -51,6 +54,7 @@ def _parser() -> Parser:
     for command, run in ((generate, _generate), (compare, _compare)):
         _plan_arguments(command)
         _run_arguments(command)
+        _engine_arguments(command)
         command.set_defaults(run=run)
     compare.add_argument("--baseline", choices=BASELINES, default="native", help="what LSSGen is compared with")
 
@@ -59,6 +63,7 @@ def _parser() -> Parser:
     sheet.add_argument("--out", type=Path, required=True, help="the picture to write, such as sheet.png")
     sheet.add_argument("--seed", type=int, default=0)
     _plan_arguments(sheet)
+    _engine_arguments(sheet)
     sheet.set_defaults(run=_sheet)
 
     score = commands.add_parser("score", help="score PNG files by TOPIQ (higher is better) and PIQE (lower is better)")
@@ -67,19 +72,20 @@ def _parser() -> Parser:
     score.add_argument("--json", action="store_true", help="print one JSON object")
     score.set_defaults(run=_score)
 
-    families = commands.add_parser("families", help="list the model families that are adapted")
+    families = commands.add_parser("families", help="list the families that are adapted and the models known to fit")
     families.add_argument("--json", action="store_true", help="print one JSON object")
     families.set_defaults(run=_families)
 
     bench = commands.add_parser("bench", help="measure the time an arm spends outside the networks' calls")
     _plan_arguments(bench)
+    _engine_arguments(bench)
     bench.add_argument("--repeat", type=int, default=5, help="interleaved repetitions; medians are reported")
     bench.set_defaults(run=_bench)
     return parser
 
 
 def _plan_arguments(parser: Parser) -> None:
-    parser.add_argument("--model", default="embedded", help="'embedded' or the path of a diffusers folder")
+    parser.add_argument("--model", default="embedded", help="'embedded', a diffusers folder, or a hub id[@revision]")
     parser.add_argument("--height", type=int, default=1024, help="pixels")
     parser.add_argument("--width", type=int, default=1024, help="pixels")
     parser.add_argument("--start", type=int, default=512, help="short side of the first stage in pixels")
@@ -100,6 +106,19 @@ def _run_arguments(parser: Parser) -> None:
     parser.add_argument("--noise", choices=NOISES, default="coupled")
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for the PNGs, made if missing")
     parser.add_argument("--no-scores", action="store_true", help="do not score the pictures")
+
+
+def _engine_arguments(parser: Parser) -> None:
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 or mps; a GPU if there is one")
+    parser.add_argument("--dtype", help="float32, bfloat16 or float16; on a CPU float32, on a GPU bfloat16")
+    parser.add_argument("--offload", help="on a GPU: none, model, sequential; the first that fits if left out")
+    parser.add_argument("--upsampler-from", type=Path, metavar="DIR", help="a LatentUpsampler's folder")
+
+
+def _engine(args: argparse.Namespace) -> Engine:
+    from lssgen.engine import Engine
+
+    return Engine(args.model, args.device, dtype=args.dtype, offload=args.offload, upsampler=args.upsampler_from)
 
 
 def _request(args: argparse.Namespace, **more: Any) -> GenerationRequest:
@@ -152,11 +171,10 @@ def _run(args: argparse.Namespace, baseline: str, *, compare: bool) -> int:
         noise=args.noise,
         baseline=baseline,
     )
-    from lssgen.engine import Engine
     from lssgen.report import failures, peak_memory_mb, summary, write_run
     from lssgen.scoring import score
 
-    engine = Engine(args.model)
+    engine = _engine(args)
     plan = engine.plan(request)
     _make_folder(args.out)
     engine.warm_up(request)
@@ -200,7 +218,6 @@ def _table(run: dict[str, Any]) -> str:
 
 
 def _sheet(args: argparse.Namespace) -> int:
-    from lssgen.engine import Engine
     from lssgen.sheet import contact_sheet, read_prompts
 
     prompts = read_prompts(args.prompts)
@@ -209,7 +226,7 @@ def _sheet(args: argparse.Namespace) -> int:
     if args.out.suffix.lower() != ".png":
         raise ValueError(f"--out is {args.out}; name a PNG file, such as sheet.png")
     _make_folder(args.out.parent)
-    contact_sheet(Engine(args.model), prompts, request, progress).save(args.out, optimize=True)
+    contact_sheet(_engine(args), prompts, request, progress).save(args.out, optimize=True)
     if args.json:
         print(json.dumps({"sheet": str(args.out), "prompts": prompts}))
     return 0
@@ -241,25 +258,29 @@ def _score(args: argparse.Namespace) -> int:
 
 
 def _families(args: argparse.Namespace) -> int:
+    from lssgen.families.known import KNOWN
     from lssgen.families.table import FAMILIES
 
-    rows = [family.to_dict() for family in FAMILIES.values()]
+    rows, models = [family.to_dict() for family in FAMILIES.values()], [row.to_dict() for row in KNOWN.values()]
     if args.json:
-        print(json.dumps({"families": rows}))
-    else:
-        for row in rows:
-            pipelines = ", ".join(row["pipelines"])
-            print(f"{row['name']:12} {row['title']}\n{'':12} {pipelines}; sizes in multiples of {row['multiple']} px")
+        print(json.dumps({"families": rows, "models": models}))
+        return 0
+    for row in rows:
+        pipelines = ", ".join(row["pipelines"])
+        print(f"{row['name']:12} {row['title']}\n{'':12} {pipelines}; sizes in multiples of {row['multiple']} px")
+        for model in (m for m in models if m["family"] == row["name"]):
+            gated = ", gated" if model["gated"] else ""
+            size = f"{model['weights_gb']['bfloat16']:g} GB in bfloat16"
+            print(f"{'':14} {model['id']}: {model['licence']}{gated}; {size}, drawn at {model['side']} px")
     return 0
 
 
 def _bench(args: argparse.Namespace) -> int:
     from lssgen.bench import overhead
-    from lssgen.engine import Engine
     from lssgen.request import check_whole
 
     check_whole("repeat", args.repeat, 1, 1000)
-    result = overhead(Engine(args.model), _request(args, prompt="glossy red apple"), args.repeat)
+    result = overhead(_engine(args), _request(args, prompt="glossy red apple"), args.repeat)
     if args.json:
         print(json.dumps(result))
     else:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
+
+import torch
 
 from lssgen import schedule
 from lssgen.events import ArmFailed, ArmFinished, Event
 from lssgen.families import folders
 from lssgen.families.base import Model
-from lssgen.families.load import load
+from lssgen.families.load import fetch, load
+from lssgen.families.placement import LESS_MEMORY, placement
 from lssgen.families.prompts import PromptReader
+from lssgen.hub import Progress
 from lssgen.request import GenerationRequest
 from lssgen.sampler import Emit, Stop, Stopped, run_arm
 from lssgen.schedule import Plan, ScheduleSource, Stage
+from lssgen.sizes import size_text
 from lssgen.stream import stream
 from lssgen.worker import in_worker
 
@@ -26,21 +33,35 @@ class Engine:
     """Plans and runs requests on one model. Runs of all engines take turns: there is one worker thread.
 
     Args:
-        model: `embedded` or the path of a diffusers folder.
-        device: where to run; a GPU if there is one by default.
+        model: `embedded`, the path of a diffusers folder, or a hub id, OWNER/NAME or OWNER/NAME@REVISION.
+        device, dtype, offload: where and how to run; see `lssgen.families.placement.placement`.
+        upsampler: a LatentUpsampler's folder, in place of the model's own.
 
     Raises:
         lssgen.families.table.ModelError: if there is no such model (its weights are loaded at first use).
+        ValueError: for a device that is not here, or another dtype or offload.
     """
 
-    def __init__(self, model: str = "embedded", device: str | None = None) -> None:
+    def __init__(
+        self,
+        model: str = "embedded",
+        device: str | None = None,
+        *,
+        dtype: str | None = None,
+        offload: str | None = None,
+        upsampler: Path | None = None,
+    ) -> None:
+        self._place = placement(device, dtype, offload)
+        if upsampler is not None and not (upsampler / "config.json").is_file():
+            raise ValueError(f"no upsampler at {upsampler} (it has no config.json); name a LatentUpsampler's folder")
         self.settings = folders.settings(model)
-        self._name, self._device = model, device
+        self._name, self._upsampler = model, upsampler
+        self._guided_above = folders.family_at(model).adapter_class().guided_above
         self._source: ScheduleSource = folders.source(model)
         self._model: Model | None = None
         folder = folders.resolve(model)
         self._reader = PromptReader(folder, self.settings.max_sequence_length)
-        self._has_upsampler = (folder / "upsampler").is_dir()
+        self._has_upsampler = upsampler is not None or (folder / "upsampler").is_dir()
 
     def plan(self, request: GenerationRequest) -> Plan:
         """The stages of both arms, with notes on what is not as asked. Quick, needs no weights. Raises ValueError."""
@@ -48,14 +69,37 @@ class Engine:
             raise ValueError(f"guidance_scale is {request.guidance_scale:g}; this model has it built in: leave it out")
         if request.negative_prompt and not self.settings.takes_negative:
             raise ValueError("negative_prompt is given; this model takes none: leave it out")
+        guidance = self._filled(request).guidance_scale
+        if request.negative_prompt and guidance is not None and guidance <= self._guided_above:
+            raise ValueError(
+                f"negative_prompt is given but guidance_scale is {guidance:g}; it acts above {self._guided_above:g}: "
+                "raise it, or leave the negative prompt out"
+            )
         plan = schedule.plan(request, self._source)
         if len(plan.stages) > 1 and request.upsampler == "learned" and not self._has_upsampler:
             raise ValueError("upsampler is 'learned' but this model has none; use 'bicubic' or 'pixel'")
         return replace(plan, notes=(*plan.notes, *self._reader.notes(request.prompt)))
 
+    @property
+    def loaded(self) -> bool:
+        """Whether the weights are in memory."""
+        return self._model is not None
+
+    def fetch(self, progress: Progress | None = None) -> None:
+        """Download what is not on this machine yet, of a model named by its hub id.
+
+        `progress` is told the share and what to say; what it raises breaks the download off. Raises ModelError.
+        """
+        if not self.loaded:
+            fetch(self._name, self._place, progress)
+
     def load(self) -> Model:
         """The loaded model; loads it on the first call. Raises ModelError."""
         return self._model or in_worker(self._load)
+
+    def unload(self) -> None:
+        """Let go of the weights, after whatever is running; the next run loads them again."""
+        in_worker(self._unload)
 
     def warm_up(self, request: GenerationRequest | None = None) -> None:
         """Load the model and run one step at each size of the request's plan, untimed.
@@ -113,8 +157,14 @@ class Engine:
 
     def _load(self) -> Model:
         if self._model is None:
-            self._model = load(self._name, self._device)
+            self._model = load(self._name, self._place, self._upsampler)
         return self._model
+
+    def _unload(self) -> None:
+        self._model = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     def _filled(self, request: GenerationRequest) -> GenerationRequest:
         """The request with the model's own guidance_scale where none was asked for."""
@@ -143,6 +193,11 @@ def _run(
         return run_arm(model, request, stages, arm=arm, upsampler=upsampler, emit=emit, stopped=stopped)
     except Stopped:
         raise
+    except (MemoryError, torch.OutOfMemoryError):
+        size = size_text((stages[-1].height, stages[-1].width))
+        return ArmFailed(
+            arm, f"there is not enough memory for {size} on {model.adapter.pipe.device}; use {LESS_MEMORY}"
+        )
     except Exception as error:  # an arm that breaks must not take the other one, or the page, with it
         log.exception("the %s arm failed", arm)
         return ArmFailed(arm, f"{type(error).__name__}: {error}")

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from PIL import Image
+
+
+class Preview(Protocol):
+    """What turns latents at hand into a picture of them."""
+
+    def image(self, latents: torch.Tensor) -> Image.Image:
+        """The first of (B, C, h, w) scaled latents as a picture."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import io
 import logging
 import math
 import os
@@ -18,6 +17,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from lssgen import hub
+from lssgen.hub import HubUnreachable, Progress, ask, brief, progress_bar
 
 if TYPE_CHECKING:
     import torch
@@ -76,10 +78,6 @@ class TopiqStatus:
     path: Path | None
 
 
-class HubUnreachable(RuntimeError):
-    """The TOPIQ weights could not be downloaded; the message says what failed and what to do instead."""
-
-
 class _Unavailable(Exception):
     """Why a metric has no value, in one sentence."""
 
@@ -125,7 +123,7 @@ def _score_one(metric: Metric, image: Image.Image) -> Score:
     except _Unavailable as error:
         return Score(None, str(error), 0.0)
     except Exception as error:  # pyiqa and what it imports fail in many ways, and a picture must not be lost to them
-        return Score(None, f"{metric.name} failed ({_brief(error)}).", 0.0)
+        return Score(None, f"{metric.name} failed ({brief(error)}).", 0.0)
     return Score(value, None, seconds)
 
 
@@ -185,7 +183,7 @@ def _build_topiq(metric: Metric, path: Path) -> Measure:
     try:
         net.load_state_dict(state, strict=True, assign=True)
     except Exception as error:
-        raise _Unavailable(f"{path} does not hold the TOPIQ network's weights ({_brief(error)}).") from error
+        raise _Unavailable(f"{path} does not hold the TOPIQ network's weights ({brief(error)}).") from error
     net.float().eval()
 
     def measure(pixels: torch.Tensor) -> float:
@@ -221,14 +219,9 @@ def _import_pyiqa(arch: str):
             pyiqa = importlib.import_module("pyiqa")
             importlib.import_module(f"pyiqa.archs.{arch}")
         except Exception as error:  # not only ImportError: a mismatched torchvision raises RuntimeError
-            raise _Unavailable(f"pyiqa is installed but cannot be imported ({_brief(error)}).") from error
+            raise _Unavailable(f"pyiqa is installed but cannot be imported ({brief(error)}).") from error
         logging.getLogger("pyiqa").setLevel(logging.WARNING)  # its INFO lines only say that a network was created
     return pyiqa
-
-
-def _brief(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return ": ".join([type(error).__name__, *lines[:1]])[:200].rstrip(".:")
 
 
 def pyiqa_available() -> bool:
@@ -279,7 +272,7 @@ def _pyiqa_cache() -> Path:
     return Path(torch_home).expanduser() / "hub" / "pyiqa"
 
 
-def fetch_topiq(progress: Callable[[float, str], None] | None = None, timeout: float = 3.0) -> Path:
+def fetch_topiq(progress: Progress | None = None, timeout: float = hub.SECONDS) -> Path:
     """Download the TOPIQ file into the hub cache, after asking the hub for at most about `timeout` seconds.
 
     `progress` is called with a share in [0, 1] and a text. A file that is already here is returned at once.
@@ -287,7 +280,7 @@ def fetch_topiq(progress: Callable[[float, str], None] | None = None, timeout: f
     Raises:
         HubUnreachable: there is no way to the hub, or the download broke off.
     """
-    import huggingface_hub as hub
+    from huggingface_hub import hf_hub_download
 
     path, reason = _locate()
     if path is not None:
@@ -295,54 +288,21 @@ def fetch_topiq(progress: Callable[[float, str], None] | None = None, timeout: f
     if os.environ.get(TOPIQ_ENV):
         raise HubUnreachable(f"Nothing was downloaded, because it would not be used: {reason}")
     instead = f"Get {TOPIQ_FILE} another way and {_by_hand()}."
-    if hub.constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
-        raise HubUnreachable(f"HF_HUB_OFFLINE is set, so the hub was not asked. {instead}")
-    endpoint = (os.environ.get("HF_ENDPOINT") or hub.constants.ENDPOINT).rstrip("/")
-    failure = _ask_hub(endpoint, timeout)
-    if failure:
-        raise HubUnreachable(f"{failure}. {instead}")
-    bar = _progress_bar(progress or (lambda share, text: None))
+    where = hub.endpoint()
     try:
-        return Path(hub.hf_hub_download(TOPIQ_REPO, TOPIQ_FILE, endpoint=endpoint, token=False, tqdm_class=bar))
+        ask(lambda: _topiq_metadata(where, timeout), timeout)
+    except HubUnreachable as error:
+        raise HubUnreachable(f"{error}. {instead}") from error
     except Exception as error:
-        raise HubUnreachable(f"The download from {endpoint} failed ({_brief(error)}). {instead}") from error
+        raise HubUnreachable(f"{where} could not be asked ({brief(error)}). {instead}") from error
+    bar = progress_bar(progress or (lambda share, text: None))
+    try:
+        return Path(hf_hub_download(TOPIQ_REPO, TOPIQ_FILE, endpoint=where, token=False, tqdm_class=bar))
+    except Exception as error:
+        raise HubUnreachable(f"The download from {where} failed ({brief(error)}). {instead}") from error
 
 
-def _ask_hub(endpoint: str, timeout: float) -> str:
-    """One HEAD request on its own thread, because a name look-up that hangs heeds no timeout. Empty when it is well."""
+def _topiq_metadata(where: str, timeout: float) -> object:
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
-    answer: list[str] = []
-
-    def ask() -> None:
-        try:
-            get_hf_file_metadata(hf_hub_url(TOPIQ_REPO, TOPIQ_FILE, endpoint=endpoint), token=False, timeout=timeout)
-            answer.append("")
-        except Exception as error:
-            answer.append(f"{endpoint} could not be asked ({_brief(error)})")
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(timeout)
-    return answer[0] if answer else f"{endpoint} did not answer within {timeout:g} s"
-
-
-def _progress_bar(progress: Callable[[float, str], None]) -> type:
-    """A silent tqdm class that reports to `progress`; the hub may use two bars at once, so the share never falls."""
-    from tqdm.std import tqdm
-
-    best = 0.0
-
-    class Bar(tqdm):
-        def __init__(self, *args, **kwargs) -> None:
-            super().__init__(*args, **{**kwargs, "disable": False, "file": io.StringIO()})
-
-        def update(self, n: float | None = 1) -> bool | None:
-            nonlocal best
-            shown = super().update(n)
-            if self.total and self.n / self.total > best:
-                best = min(1.0, self.n / self.total)
-                progress(best, f"{self.n / 1e6:.0f} of {self.total / 1e6:.0f} MB")
-            return shown
-
-    return Bar
+    return get_hf_file_metadata(hf_hub_url(TOPIQ_REPO, TOPIQ_FILE, endpoint=where), token=False, timeout=timeout)

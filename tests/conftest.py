@@ -15,6 +15,7 @@ from lssgen.engine import Engine
 from lssgen.families import folders
 from lssgen.families.base import Model
 from lssgen.families.load import load
+from lssgen.families.placement import placement
 from lssgen.previews import LatentPreview
 from lssgen.schedule import ScheduleSource
 from lssgen.upsampler import LatentUpsampler
@@ -115,7 +116,7 @@ def tiny_image(side: int, seed: int = 0):
 
 @pytest.fixture(scope="session")
 def tiny_model(tiny_folder: Path) -> Model:
-    return load(str(tiny_folder), "cpu")
+    return load(str(tiny_folder), placement("cpu"))
 
 
 @pytest.fixture(scope="session")

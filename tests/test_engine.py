@@ -5,10 +5,13 @@ from __future__ import annotations
 import shutil
 import threading
 import time
+import weakref
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from diffusers import DiffusionPipeline
 
 from lssgen.engine import Engine
 from lssgen.events import ArmFailed, ArmFinished, StageFinished, Stepped
@@ -120,6 +123,40 @@ def test_refusals_come_before_anything_runs(tiny_engine):
         tiny_engine.compare(replace(REQUEST, height=100))
     with pytest.raises(ValueError, match="built in: leave it out"):
         tiny_engine.compare(replace(REQUEST, guidance_scale=3.0))
+
+
+def test_no_memory_is_told_with_what_would_help(tiny_folder, monkeypatch):
+    """It read "restore its files", or showed the allocator's own words."""
+    engine = Engine(str(tiny_folder), "cpu")
+
+    def full(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(engine.load().upsampler, "upsample", full)
+    (failure,) = [e for e in engine.generate(REQUEST) if isinstance(e, ArmFailed)]
+    assert failure.message.startswith("there is not enough memory for 128 x 128 on cpu; use --offload model")
+    monkeypatch.setattr(DiffusionPipeline, "from_pretrained", full)
+    with pytest.raises(ModelError, match="does not fit into the memory of cpu; use --offload model"):
+        Engine(str(tiny_folder), "cpu").load()
+
+
+def test_unloading_frees_the_weights_and_the_next_run_loads_them(tiny_folder):
+    engine = Engine(str(tiny_folder), "cpu")
+    transformer = weakref.ref(engine.load().adapter.pipe.transformer)
+    engine.unload()
+    assert not engine.loaded
+    assert transformer() is None
+    assert set(finished(engine.compare(REQUEST))) == {"lssgen", "baseline"}
+
+
+def test_an_upsampler_can_be_named(tiny_folder, tmp_path):
+    folder = shutil.copytree(tiny_folder, tmp_path / "model")
+    (folder / "upsampler").rename(tmp_path / "mine")
+    engine = Engine(str(folder), "cpu", upsampler=tmp_path / "mine")
+    assert engine.plan(REQUEST).stages
+    assert engine.load().upsampler is not None
+    with pytest.raises(ValueError, match="no upsampler at"):
+        Engine(str(folder), "cpu", upsampler=tmp_path / "nothing")
 
 
 def test_missing_model_is_refused_at_construction(tmp_path):

@@ -13,6 +13,7 @@ LEVELS = {
     "process": 0,
     "sizes": 0,
     "worker": 0,
+    "hub": 0,
     "events": 0,
     "spacefile": 1,
     "schedule": 1,

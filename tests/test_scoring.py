@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from lssgen import scoring
-from lssgen.scoring import TOPIQ_ENV, TOPIQ_FILE, HubUnreachable, fetch_topiq, find_topiq_weights, score, topiq_status
+from lssgen.hub import HubUnreachable
+from lssgen.scoring import TOPIQ_ENV, TOPIQ_FILE, fetch_topiq, find_topiq_weights, score, topiq_status
 
 needs_pyiqa = pytest.mark.skipif(not scoring.pyiqa_available(), reason="pyiqa is not installed")
 

@@ -7,7 +7,8 @@ with the schedule's front cut off where a stage starts below full noise. To adap
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,10 +19,11 @@ from PIL.Image import Image
 
 from lssgen.families.schedulers import swapped_scheduler, tail_of, usable
 from lssgen.latents import LatentSpace
-from lssgen.previews import LatentPreview
+from lssgen.previews import Preview
 from lssgen.schedule import Stage
 from lssgen.upsampler import LatentUpsampler
 
+TILED_ABOVE, TILED_ON = 1024 * 1024, ("cuda", "mps")  # pixels; devices
 OnStep = Callable[[int, torch.Tensor], None]
 
 
@@ -39,12 +41,14 @@ class Adapter(ABC):
         space: the VAE's latent space.
         patch: sides of a picture are multiples of this many latent pixels.
         guidance_argument: the stock call's name for the strength of guidance.
+        guided_above: the strength above which a negative prompt acts.
         noise_dtype: of the noise the stock call draws; None for that of the denoiser.
         more_arguments: of every stock call.
     """
 
     patch: ClassVar[int] = 1
     guidance_argument: ClassVar[str] = "guidance_scale"
+    guided_above: ClassVar[float] = 1.0
     noise_dtype: ClassVar[torch.dtype | None] = None
     more_arguments: ClassVar[dict[str, Any]] = {}
 
@@ -168,8 +172,24 @@ class Adapter(ABC):
 
         Without `finish` no watermark is put in and no safety checker asked: for pictures that are encoded again.
         """
-        decoded = self._decode(self.to_raw(latents.to(self.pipe.vae.dtype)))
+        raw = self.to_raw(latents.to(self.pipe.vae.dtype))
+        with self._tiling(raw.shape[-2] * raw.shape[-1] * self.space.factor**2):
+            decoded = self._decode(raw)
         return self.finish(decoded) if finish else Adapter.finish(self, decoded)
+
+    @contextmanager
+    def _tiling(self, pixels: int) -> Iterator[None]:
+        """Decode large pictures in tiles, as users of the stock pipeline do where a GPU's memory is short."""
+        vae = self.pipe.vae
+        tile = pixels > TILED_ABOVE and self.pipe._execution_device.type in TILED_ON and hasattr(vae, "enable_tiling")
+        if not tile or getattr(vae, "use_tiling", False):
+            yield
+            return
+        vae.enable_tiling()
+        try:
+            yield
+        finally:
+            vae.disable_tiling()
 
     def _decode(self, raw: torch.Tensor) -> torch.Tensor:
         return self.pipe.vae.decode(raw, return_dict=False)[0]
@@ -184,11 +204,11 @@ class Adapter(ABC):
 
 @dataclass(frozen=True)
 class Model:
-    """All that sampling needs: the adapted pipeline and, where they exist, its upsampler and preview map."""
+    """All that sampling needs: the adapted pipeline and, where they exist, its upsampler and preview."""
 
     adapter: Adapter
     upsampler: LatentUpsampler | None = None
-    preview: LatentPreview | None = None
+    preview: Preview | None = None
 
 
 def is_guided(guidance_scale: float | None, above: float = 1.0) -> bool:

@@ -1,6 +1,7 @@
-"""Model folders: finding one, its settings, and its schedules and costs from its configuration without its weights.
+"""Finding a model, its settings, and its schedules and costs from its configuration without its weights.
 
-A model folder may carry `lssgen.json` beside `model_index.json`, with any field of `Settings`, and an `upsampler/`.
+A model is `embedded`, a diffusers folder or a hub id. Its folder may carry `lssgen.json` beside `model_index.json`,
+with any field of `Settings`, and an `upsampler/`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from lssgen.families.known import known, known_by_name
+from lssgen.families.remote import configuration, named
 from lssgen.families.table import FAMILIES, Family, ModelError, Settings, family_of
 from lssgen.schedule import ScheduleSource
 
@@ -36,14 +39,19 @@ def _model_errors(function: Callable[[str], Any]) -> Callable[[str], Any]:
 
 @_model_errors
 def resolve(model: str) -> Path:
-    """The folder of a model: `embedded` or a path.
+    """The folder of a model: `embedded`, a path, or the cached configuration of a hub id, fetched if need be.
 
     Raises:
-        ModelError: if there is no diffusers folder there, or its pipeline is of a family not adapted.
+        ModelError: if there is no diffusers model there, or its pipeline is of a family not adapted.
     """
-    folder = ASSETS / "embedded" if model == "embedded" else Path(model).expanduser()
+    remote = named(model)
+    if model == "embedded":
+        folder = ASSETS / "embedded"
+    else:
+        folder = configuration(remote) if remote else Path(model).expanduser()
     if not (folder / "model_index.json").is_file():
-        hint = "restore assets/ from the repository" if model == "embedded" else "use 'embedded' or a diffusers folder"
+        hint = "use 'embedded', a diffusers folder or a hub id such as stabilityai/stable-diffusion-xl-base-1.0"
+        hint = "restore assets/ from the repository" if model == "embedded" else hint
         raise ModelError(f"no model at {folder} (it has no model_index.json); {hint}")
     _family(folder)
     return folder
@@ -51,16 +59,24 @@ def resolve(model: str) -> Path:
 
 @_model_errors
 def settings(model: str) -> Settings:
-    """The settings of a model: its own `lssgen.json` over those of its family. Raises ModelError."""
-    folder = resolve(model)
+    """The settings of a model: its own `lssgen.json`, over those known of its name, over its family's.
+
+    A folder that bears a known model's name, such as FLUX.1-schnell, is taken for it. Raises ModelError.
+    """
+    folder, remote = resolve(model), named(model)
     family = _family(folder)
+    row = known(remote.repo) if remote else known_by_name(folder.name)
+    facts = {"vae": row.vae, "licence": row.licence, **(row.settings or {})} if row else {}
+    if _read_json(folder / "model_index.json").get("is_distilled"):  # FLUX.2 klein
+        facts.setdefault("takes_negative", False)
     own = _read_json(folder / "lssgen.json") if (folder / "lssgen.json").is_file() else {}
     unknown = set(own) - {field.name for field in fields(Settings)}
     if unknown:
         raise ModelError(f"{folder / 'lssgen.json'} has unknown fields: {', '.join(sorted(unknown))}")
     if family.guidance_flag and not _denoiser(folder).get(family.guidance_flag):
         own.setdefault("guidance_scale", None)
-    return Settings(**{**asdict(family.settings), "name": folder.name, "licence": "unknown", **own})
+    name = remote.repo if remote else folder.name
+    return Settings(**{**asdict(family.settings), "name": name, "licence": "unknown", **facts, **own})
 
 
 @_model_errors

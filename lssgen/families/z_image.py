@@ -14,6 +14,7 @@ class ZImageAdapter(Adapter):
     """`ZImagePipeline`. Guidance adds its scale to the prompt's own prediction: it acts above 0; Turbo runs at 0."""
 
     patch = 2
+    guided_above = 0.0
     noise_dtype = torch.float32
 
     @classmethod
@@ -41,7 +42,7 @@ class ZImageAdapter(Adapter):
     def encode(self, prompt: str, negative_prompt: str, batch: int, guidance_scale: float | None) -> dict[str, Any]:
         embeds, negative = self.pipe.encode_prompt(
             [prompt] * batch,
-            do_classifier_free_guidance=is_guided(guidance_scale, above=0.0),
+            do_classifier_free_guidance=is_guided(guidance_scale, self.guided_above),
             negative_prompt=[negative_prompt] * batch,
             max_sequence_length=self.max_sequence_length,
         )

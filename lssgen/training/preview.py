@@ -27,6 +27,7 @@ SETTINGS = {
     "max_sequence_length": text_encoders.LENGTH,
     "base_side": 1024,
     "licence": "Apache-2.0",
+    "vae": "embedded",
 }
 
 

@@ -83,7 +83,7 @@ def model_from(values: dict[str, object], config: AppConfig, own: str) -> str:
     """The model asked for: the page's own, or a path where paths are allowed. Raises ValueError."""
     name = values["model"]
     if not isinstance(name, str) or not name.strip() or len(name) > 1000:
-        raise ValueError("model is empty or no text; use 'embedded' or the path of a diffusers folder")
+        raise ValueError("model is empty or no text; use 'embedded', a diffusers folder or a hub id")
     name = name.strip()
     if name != own and not config.allow_paths:
         raise ValueError("this page runs its own model only")
@@ -197,7 +197,7 @@ def advanced(config: AppConfig, its: Settings | None, own: str) -> dict[str, gr.
         "coupled": gr.Checkbox(config.noise == "coupled", label="Coupled noise", elem_id="coupled",
                                info="Derive every stage's noise from the baseline's, so that both pictures share their "
                                     "composition. Off: independent noise."),
-        "model": gr.Textbox(own, label="Model", info="'embedded', or the path of a diffusers folder on this machine; "
+        "model": gr.Textbox(own, label="Model", info="'embedded', a diffusers folder on this machine, or a hub id; "
                             "press Enter.", visible=config.allow_paths, max_length=1000, elem_id="model"),
     }  # fmt: skip
 

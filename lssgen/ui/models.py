@@ -1,24 +1,26 @@
-"""The models a page runs: its own, and one other that a visitor named by path; loaded and warmed in the background."""
+"""The models a page runs: its own, and one other that a visitor named; loaded and warmed in the background."""
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 
 from lssgen.engine import Engine
-from lssgen.families.table import Settings
+from lssgen.families.table import ModelError, Settings
 from lssgen.request import GenerationRequest
 
 log = logging.getLogger(__name__)
+RETRY_SECONDS = 10  # a model that was not found, perhaps after waiting for the hub, is looked for again only then
 
 
 class Models:
     """Engines by model name.
 
-    At most two are kept, the page's own and the last other one, so that weights do not pile up in memory.
+    At most two are kept, the page's own and the last other one, and only the one that runs has its weights in memory.
 
     Args:
-        default: the page's own model, `embedded` or a path.
+        default: the page's own model: `embedded`, a path or a hub id.
         engine: its engine, if it could be made; otherwise it is tried again at each use.
     """
 
@@ -27,6 +29,7 @@ class Models:
         self.warm = threading.Event()  # set once the first loading is over, well or not
         self.warm.set()
         self._own, self._other, self._other_name = engine, None, ""
+        self._failed: tuple[str, float, ModelError] | None = None
         self._lock = threading.Lock()
 
     def get(self, name: str) -> Engine:
@@ -36,9 +39,22 @@ class Models:
                 self._own = self._own or Engine(name)
                 return self._own
             if name != self._other_name:
+                if self._failed and self._failed[0] == name and time.monotonic() - self._failed[1] < RETRY_SECONDS:
+                    raise self._failed[2]
                 self._other, self._other_name = None, ""  # let go of the old weights first
-                self._other, self._other_name = Engine(name), name
+                try:
+                    self._other, self._other_name = Engine(name), name
+                except ModelError as error:
+                    self._failed = name, time.monotonic(), error
+                    raise
             return self._other
+
+    def alone(self, engine: Engine) -> None:
+        """Take the weights of every other engine out of memory."""
+        with self._lock:
+            others = [e for e in (self._own, self._other) if e is not None and e is not engine and e.loaded]
+        for other in others:
+            other.unload()
 
     def own_settings(self) -> Settings | None:
         """The settings of the page's own model; None if it cannot be read, which the plan then explains."""

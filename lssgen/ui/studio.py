@@ -6,7 +6,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -16,8 +16,10 @@ import gradio as gr
 from lssgen.engine import Engine
 from lssgen.events import Scored, Stepped
 from lssgen.families.table import ModelError
+from lssgen.hub import HubUnreachable, Progress
 from lssgen.request import GenerationRequest
-from lssgen.scoring import HubUnreachable, fetch_topiq, topiq_status
+from lssgen.sampler import Stopped
+from lssgen.scoring import fetch_topiq, topiq_status
 from lssgen.spacefile import AppConfig
 from lssgen.ui.controls import NAMES, model_from, new_seed, request_from
 from lssgen.ui.models import Models
@@ -32,6 +34,27 @@ log = logging.getLogger(__name__)
 MIN_GAP = 0.1  # seconds between two step updates of the page
 POLL = 0.1  # seconds between looks at something another thread does
 METRICS_IN_ORDER = ("piqe", "topiq")  # the quick one first
+
+
+def telling(work: Callable[[Progress], object]) -> Iterator[str]:
+    """What `work(progress)` says while it runs in a thread, twice a second at most; what it raises is raised here."""
+    said: queue.Queue[str | BaseException | None] = queue.Queue()
+
+    def target() -> None:
+        try:
+            work(lambda share, text: said.put(text))
+            said.put(None)
+        except BaseException as error:
+            said.put(error)
+
+    threading.Thread(target=target, name="lssgen-fetch", daemon=True).start()
+    last = 0.0
+    while (item := said.get()) is not None:
+        if isinstance(item, BaseException):
+            raise item
+        if time.monotonic() - last > 0.5:
+            last = time.monotonic()
+            yield item
 
 
 class Studio:
@@ -155,26 +178,17 @@ class Studio:
 
     def fetch(self) -> Iterator[Outputs]:
         """Download TOPIQ's weights in a thread and tell how it goes."""
-        said: queue.Queue = queue.Queue()
-
-        def work() -> None:
-            try:
-                fetch_topiq(progress=lambda share, text: said.put((fetch_html(f"Downloading: {text}"), False)))
-                said.put((fetch_html("TOPIQ is here; the pictures are scored now."), True))
-            except HubUnreachable as error:
-                said.put((fetch_html(str(error), bad=True), True))
-            except Exception as error:
-                log.exception("fetching TOPIQ failed")
-                said.put((fetch_html(f"The download failed ({type(error).__name__}).", bad=True), True))
-
         yield {"fetch_note": fetch_html("Asking the Hugging Face hub …"), "fetch": gr.update(interactive=False)}
-        threading.Thread(target=work, name="lssgen-fetch", daemon=True).start()
-        over, last = False, 0.0
-        while not over:
-            html, over = said.get()
-            if over or time.monotonic() - last > 0.5:
-                last = time.monotonic()
-                yield {"fetch_note": html, "fetch": gr.update(interactive=over)}
+        html = fetch_html("TOPIQ is here; the pictures are scored now.")
+        try:
+            for text in telling(fetch_topiq):
+                yield {"fetch_note": fetch_html(f"Downloading: {text}")}
+        except HubUnreachable as error:
+            html = fetch_html(str(error), bad=True)
+        except Exception as error:
+            log.exception("fetching TOPIQ failed")
+            html = fetch_html(f"The download failed ({type(error).__name__}).", bad=True)
+        yield {"fetch_note": html, "fetch": gr.update(interactive=True)}
 
     def _read(self, values: dict[str, Any]) -> tuple[Engine, GenerationRequest, str]:
         model = model_from(values, self.config, self.models.default)
@@ -193,9 +207,11 @@ class Studio:
         yield {"status": status_html(ViewState(LOADING, "the model …")), **buttons(busy=True)}
         while not (self.models.warm.wait(POLL) or session.stop.is_set()):
             pass
+        yield from self._fetched(session, engine)
         if session.stop.is_set():
             yield {"status": status_html(ViewState(STOPPED, "before the run began.")), **buttons(busy=False)}
             return
+        self.models.alone(engine)
         changes, last, topiq = Changes(), 0.0, topiq_status()
         state = None
         events = engine.compare(request, session.stop)
@@ -218,6 +234,21 @@ class Studio:
             yield {"status": status_html(ViewState(STOPPED, "before the run began.")), **buttons(busy=False)}
             return
         yield changes.of(view_outputs(session.view, session.shelf, topiq))
+
+    def _fetched(self, session: Session, engine: Engine) -> Iterator[Outputs]:
+        """Download the model if it is on the hub and not here yet; Stop breaks that off."""
+
+        def work(progress: Progress) -> None:
+            def tell(share: float, text: str) -> None:
+                if session.stop.is_set():
+                    raise Stopped
+                progress(share, text)
+
+            engine.fetch(tell)
+
+        with suppress(Stopped):
+            for text in telling(work):
+                yield {"status": status_html(ViewState(LOADING, f"the model: {text} …"))}
 
     def _broke_off(self, session: Session, message: str, begun: bool) -> Iterator[Outputs]:
         yield self._not_run(message)  # first of all: what follows may fail as well, as on a full disk

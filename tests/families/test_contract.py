@@ -286,6 +286,10 @@ def test_a_folder_loads_plans_and_runs(family, tmp_path):
     if not engine.settings.takes_negative:
         with pytest.raises(ValueError, match="takes none"):
             engine.plan(make(negative_prompt=NEGATIVE))
+    elif guided:  # once accepted, and without effect
+        with pytest.raises(ValueError, match=r"acts above [01]: raise it"):
+            engine.plan(make(negative_prompt=NEGATIVE, guidance_scale=0.0))
+        assert engine.plan(make(negative_prompt=NEGATIVE, **guided)).stages
 
 
 def test_a_lora_acts_in_every_stage(family):

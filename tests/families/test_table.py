@@ -9,6 +9,7 @@ import pytest
 
 from lssgen.families import folders
 from lssgen.families.load import load
+from lssgen.families.placement import placement
 from lssgen.families.table import ModelError
 
 
@@ -18,7 +19,7 @@ def folder(tiny_folder, tmp_path):
 
 
 def test_missing_model_names_what_would_work(tmp_path):
-    with pytest.raises(ModelError, match="use 'embedded' or a diffusers folder"):
+    with pytest.raises(ModelError, match="use 'embedded', a diffusers folder or a hub id"):
         folders.resolve(str(tmp_path / "nothing"))
 
 
@@ -41,7 +42,7 @@ def test_a_foreign_pipeline_is_refused(folder):
 def test_a_broken_file_is_one_clear_error(folder, name):
     (folder / name).write_bytes(b"broken")
     with pytest.raises(ModelError, match=str(folder)) as caught:
-        load(str(folder), "cpu")
+        load(str(folder), placement("cpu"))
     assert "\n" not in str(caught.value)
 
 
@@ -77,7 +78,7 @@ def test_an_upsampler_of_another_vae_is_refused(folder):
 
     LatentUpsampler(8, 8, (8, 4), norm_num_groups=2).save_pretrained(folder / "upsampler")
     with pytest.raises(ModelError, match="8 latent channels; this model's VAE has 4"):
-        load(str(folder), "cpu")
+        load(str(folder), placement("cpu"))
 
 
 def test_unknown_settings_are_refused(folder):

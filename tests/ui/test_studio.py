@@ -13,8 +13,10 @@ import torch
 from PIL import Image
 
 from lssgen import scoring
+from lssgen.hub import HubUnreachable
 from lssgen.pictures import read_settings
-from lssgen.scoring import HubUnreachable, Score
+from lssgen.scoring import Score
+from lssgen.ui import models as models_module
 from lssgen.ui import outputs as outputs_module
 from lssgen.ui import session as session_module
 from lssgen.ui import studio as studio_module
@@ -22,6 +24,7 @@ from lssgen.ui.layout import build_ui
 from lssgen.ui.models import Models
 from lssgen.ui.studio import Studio
 from lssgen.ui.view import DONE, STOPPED
+from tests.hub import Served, hub_of
 
 
 def run(studio, session, values):
@@ -240,6 +243,50 @@ def test_another_model_can_be_named_by_path(studio, session, values, tiny_folder
     assert "ls-plan" in outputs["plan"]
     assert not outputs["guidance_scale"]["visible"]
     assert "no model at" in studio.switch_model(session, *{**values, "model": "/nowhere"}.values())["plan"]
+
+
+@pytest.fixture
+def hub(tiny_folder, tmp_path, monkeypatch):
+    """A hub with the tiny model, and an empty cache."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    with hub_of(Served()) as served:
+        served.repos["someone/tiny"] = tiny_folder
+        monkeypatch.setenv("HF_ENDPOINT", served.url)
+        yield served
+
+
+def test_a_model_of_the_hub_is_fetched_when_it_runs(studio, session, values, hub):
+    own, other = studio.models.get(values["model"]), {**values, "model": "someone/tiny"}
+    run(studio, session, values)
+    assert "ls-plan" in studio.switch_model(session, *other.values())["plan"]
+    assert hub.weights_asked() == []
+    last, every = run(studio, session, other)
+    assert any("the model: " in o.get("status", "") and " MB" in o["status"] for o in every)
+    assert last["image_lssgen"]["visible"]
+    assert not own.loaded, "one model's weights in memory"
+    run(studio, session, values)
+    assert own.loaded
+
+
+def test_stop_breaks_a_download_off(studio, session, values, hub):
+    steps = studio.run(session, *{**values, "model": "someone/tiny"}.values())
+    next(steps)
+    session.stop.set()
+    assert "before the run began" in list(steps)[-1]["status"]
+    assert not studio.models.get("someone/tiny").loaded
+
+
+def test_a_hub_that_is_not_there_is_asked_once(studio, session, values, hub, monkeypatch):
+    """Every move of a slider waited for it anew."""
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    absent = {**values, "model": "someone/absent"}
+    assert "could not be fetched" in studio.replan(session, *absent.values())["plan"]
+    monkeypatch.setattr(models_module, "Engine", None)
+    assert "could not be fetched" in studio.replan(session, *absent.values())["plan"]
 
 
 def test_leaving_the_model_box_keeps_the_guidance(studio, session, values, tiny_folder, tmp_path):

@@ -1,0 +1,140 @@
+"""Where a model runs and in which precision: device, dtype and offloading, checked against the memory there is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+from diffusers import DiffusionPipeline
+from safetensors import safe_open
+
+from lssgen.families.remote import parts, variant_of
+from lssgen.families.table import ModelError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+OFFLOADS = ("auto", "none", "model", "sequential")
+ROOM = 1.25  # memory for a run over that of the weights: an allowance, not a measurement
+LESS_MEMORY = "--offload model or sequential, --dtype bfloat16, or a smaller model or picture"
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How to run a model. `offload` may still be "auto": `settled` decides it once the weights are there."""
+
+    device: torch.device
+    dtype: torch.dtype
+    offload: str = "auto"
+
+    @property
+    def half(self) -> bool:
+        """Whether the dtype has 16 bits."""
+        return self.dtype.itemsize == 2
+
+
+def placement(device: str | None = None, dtype: str | None = None, offload: str | None = None) -> Placement:
+    """A placement from what was asked; None or "auto" take what this machine does best.
+
+    Args:
+        device: `cpu`, `cuda`, `cuda:1`, `mps`; a GPU if there is one by default.
+        dtype: `float32`, `bfloat16` or `float16`; by default float32 on a CPU, on a GPU bfloat16 if it has that.
+        offload: `none`; `model`: one network at a time on the GPU; `sequential`: one layer at a time, slow; `auto`: the
+            first of these that fits.
+
+    Raises:
+        ValueError: for a device that is not here, or another value.
+    """
+    where = _device(device)
+    if dtype in (None, "auto"):
+        no_bfloat16 = where.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
+        number = torch.float32 if where.type == "cpu" else torch.float16 if no_bfloat16 else torch.bfloat16
+    elif dtype in DTYPES:
+        number = DTYPES[dtype]
+    else:
+        raise ValueError(f"dtype is {dtype!r}; it must be auto, {', '.join(DTYPES)}")
+    offload = offload or "auto"
+    if offload not in OFFLOADS:
+        raise ValueError(f"offload is {offload!r}; it must be one of {', '.join(OFFLOADS)}")
+    if offload in ("model", "sequential") and where.type == "cpu":
+        raise ValueError(f"offload is {offload!r} but the device is the CPU; offloading needs a GPU: leave it out")
+    return Placement(where, number, "none" if where.type == "cpu" else offload)
+
+
+def _device(name: str | None) -> torch.device:
+    if name in (None, "auto"):
+        best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device(best)
+    there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    there += ["mps"] if torch.backends.mps.is_available() else []
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or (str(device) not in there and f"{device}:0" not in there):
+        raise ValueError(f"device is {name!r}; this machine has {', '.join(there)}")
+    return device
+
+
+def settled(place: Placement, parameters: dict[str, int], name: str) -> Placement:
+    """The placement with its offloading decided by the memory that is free now.
+
+    Args:
+        place: what was asked.
+        parameters: how many each network has.
+        name: the model's, for the error.
+
+    Raises:
+        ModelError: if the model cannot fit, naming the choice that would.
+    """
+    size = {part: count * place.dtype.itemsize for part, count in parameters.items()}
+    whole, largest = sum(size.values()), max(size.values(), default=0)
+    ram = psutil.virtual_memory().available
+    if place.device.type != "cuda":
+        if whole > ram:
+            other = " --dtype bfloat16 halves that;" if place.dtype.itemsize == 4 else ""
+            raise ModelError(_too_large(name, place, whole, ram, f"{other} else take a smaller model, or 'embedded'"))
+        return Placement(place.device, place.dtype, "none")
+    free = torch.cuda.mem_get_info(place.device)[0]
+    fits = {"none": whole * ROOM <= free, "model": largest * ROOM <= free and whole <= ram, "sequential": whole <= ram}
+    if place.offload != "auto":
+        if not fits[place.offload]:
+            better = next((how for how, fit in fits.items() if fit), None)
+            way = f" use --offload {better}" if better else " take a smaller model, or 'embedded'"
+            raise ModelError(_too_large(name, place, largest if place.offload == "model" else whole, free, way))
+        return place
+    how = next((how for how, fit in fits.items() if fit), None)
+    if how is None:
+        raise ModelError(_too_large(name, place, whole, ram, " take a smaller model, or 'embedded'"))
+    return Placement(place.device, place.dtype, how)
+
+
+def _too_large(name: str, place: Placement, needed: float, free: float, way: str) -> str:
+    kind = str(place.dtype).removeprefix("torch.")
+    return f"{name} needs {needed / 1e9:.1f} GB for its weights in {kind} and {free / 1e9:.1f} GB are free:{way}"
+
+
+def parameters_of(folder: Path, half: bool) -> dict[str, int]:
+    """How many numbers the weights of each part of a pipeline's folder hold, from the files' heads alone."""
+    variant, counts = variant_of(folder, half), {}
+    for part in parts(folder):
+        paths = list((folder / part).glob("*.safetensors"))
+        of_variant = [path for path in paths if variant and f".{variant}" in path.name]
+        for path in of_variant or [path for path in paths if path.name.count(".") == 1]:
+            with safe_open(path, "pt") as file:
+                shapes = [file.get_slice(key).get_shape() for key in file.keys()]  # noqa: SIM118
+            counts[part] = counts.get(part, 0) + sum(int(torch.Size(shape).numel()) for shape in shapes)
+    return counts
+
+
+def put(pipe: DiffusionPipeline, place: Placement) -> None:
+    """Move a pipeline to where it runs, or let accelerate bring its parts there one at a time."""
+    if place.offload == "none":
+        pipe.to(place.device)
+        return
+    if place.offload == "model":
+        pipe.enable_model_cpu_offload(device=place.device)
+    else:
+        pipe.enable_sequential_cpu_offload(device=place.device)
+    if hasattr(pipe, "unet"):  # the transformers' attention does not keep the whole matrix anyway
+        pipe.enable_attention_slicing()

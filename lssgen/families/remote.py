@@ -1,0 +1,232 @@
+"""Models named by their hub id: found in the hub's cache, or fetched into it after a short check.
+
+`OWNER/NAME` takes the pinned revision of the table of known models, where there is one, else the main branch;
+`OWNER/NAME@REVISION` takes a branch, tag or commit. What is complete in the cache is used without asking the hub.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from lssgen import hub
+from lssgen.families.known import known
+from lssgen.families.table import ModelError
+
+NAME = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@([\w.-][\w./-]{0,99}))?")
+CONFIGS = ("model_index.json", "lssgen.json")
+SMALL = ("config.json", "scheduler_config.json")  # of every part
+TOKENIZER = "tokenizer_2/tokenizer.json"  # tells how far a FLUX model reads
+WEIGHTS = re.compile(r"[\w-]+?(-\d+-of-\d+)?\.safetensors")  # without a variant in the name
+VARIANT = re.compile(r"[\w-]+\.(fp16|bf16)(-\d+-of-\d+)?\.safetensors")
+INDEX = re.compile(r"[\w-]+\.safetensors\.index(\.(fp16|bf16))?\.json")
+OTHER_WEIGHTS = (".safetensors", ".bin", ".ckpt", ".pt", ".pth", ".msgpack", ".h5", ".gguf", ".onnx", ".onnx_data",
+                 ".pb", ".xml", ".index.json")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A model on the hub."""
+
+    repo: str
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.repo}@{self.revision}" if self.revision else self.repo
+
+
+def named(model: str) -> Remote | None:
+    """The hub model that `model` names; None where it is no such name, or a folder here has it."""
+    found = NAME.fullmatch(model)
+    if found is None or Path(model).is_dir():
+        return None
+    row = known(found[1])
+    return Remote(found[1], found[2] or (row.revision if row else None))
+
+
+def configuration(remote: Remote) -> Path:
+    """A folder with the model's configuration, without its weights unless they are there already.
+
+    Raises:
+        ModelError: if it is not in the cache and the hub does not give it.
+    """
+    cached = _cached(remote)
+    if cached is not None and all((cached / part / name).is_file() for part, name in _needed(cached)):
+        return cached
+
+    def choose(files: Mapping[str, int]) -> list[str]:
+        return [f for f in files if f in (*CONFIGS, TOKENIZER) or (f.count("/") == 1 and f.endswith(SMALL))]
+
+    return _fetch(remote, choose, lambda share, text: None)
+
+
+def weights(remote: Remote, half: bool, progress: hub.Progress | None = None) -> Path:
+    """A folder with all a pipeline needs; `half`: half-precision files where there are both.
+
+    Args:
+        remote: the model.
+        half: whether it will be loaded in a 16-bit type.
+        progress: told the share and what to say; what it raises breaks the download off. None: bars on stderr.
+
+    Raises:
+        ModelError: if it is not in the cache and the hub does not give it, or the disk is too small.
+    """
+    cached = _cached(remote)
+    if cached is not None and not missing(cached):
+        return cached
+    folder = configuration(remote)
+    return _fetch(remote, lambda files: chosen(files, parts(folder), half), progress)
+
+
+def parts(folder: Path) -> tuple[str, ...]:
+    """The sub-folders that model_index.json names."""
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    return tuple(name for name, kind in index.items() if isinstance(kind, list) and kind[0])
+
+
+def chosen(files: Mapping[str, int], parts: tuple[str, ...], half: bool) -> list[str]:
+    """The files to fetch of a repository: safetensors of one variant for each part, and all that is no weights.
+
+    Raises:
+        ModelError: if a network has weights in other formats only.
+    """
+    wanted = [name for name in files if name in CONFIGS]
+    for part in (*parts, "upsampler"):
+        inside = [f for f in files if PurePosixPath(f).parent == PurePosixPath(part)]
+        names = {f: PurePosixPath(f).name for f in inside}
+        plain = [f for f in inside if WEIGHTS.fullmatch(names[f])]
+        variant = [f for f in inside if VARIANT.fullmatch(names[f])]
+        taken = variant if variant and (half or not plain) else plain
+        if not taken and f"{part}/config.json" in files:
+            raise ModelError(f"{part} has no safetensors weights; files that can run code are not loaded")
+        wanted += taken
+        for f in inside:
+            found = INDEX.fullmatch(names[f])
+            if found or not names[f].endswith(OTHER_WEIGHTS):
+                wanted += [f] if found is None or bool(found[1]) == (taken is variant) else []
+    return wanted
+
+
+def missing(folder: Path) -> list[str]:
+    """Parts of a pipeline's folder that are not whole: a network without weights, or with a shard too few."""
+    lacking = []
+    for part in parts(folder):
+        inside = folder / part
+        networks = (inside / "config.json").is_file()
+        shards = {path.name for path in inside.glob("*.safetensors")}
+        wanted = set()
+        for path in inside.glob("*.safetensors.index*.json"):
+            wanted |= set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
+        if not inside.is_dir() or not any(inside.iterdir()) or (networks and not shards) or wanted - shards:
+            lacking.append(part)
+    return lacking
+
+
+def variant_of(folder: Path, half: bool) -> str | None:
+    """The variant to load from a folder that may have both: `fp16` or `bf16`, or None for the plain files."""
+    files = {path for part in parts(folder) for path in (folder / part).glob("*.safetensors")}
+    found = {VARIANT.fullmatch(path.name)[1] for path in files if VARIANT.fullmatch(path.name)}
+    plain = any(WEIGHTS.fullmatch(path.name) for path in files)
+    return min(found) if found and (half or not plain) else None
+
+
+def _cached(remote: Remote) -> Path | None:
+    """The snapshot in the hub's cache, however complete."""
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    cache = constants.HF_HUB_CACHE
+    found = try_to_load_from_cache(remote.repo, "model_index.json", cache_dir=cache, revision=remote.revision)
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def _needed(folder: Path) -> list[tuple[str, str]]:
+    """(part, file) of the configurations that planning reads."""
+    denoiser = "transformer" if "transformer" in parts(folder) else "unet"
+    return [("scheduler", "scheduler_config.json"), ("vae", "config.json"), (denoiser, "config.json")]
+
+
+def _fetch(remote: Remote, choose: Callable[[Mapping[str, int]], list[str]], progress: hub.Progress | None) -> Path:
+    """Download what `choose` picks of {name: bytes}."""
+    from huggingface_hub import constants, snapshot_download
+
+    where = hub.endpoint()
+    try:
+        info = hub.ask(lambda: _information(remote, where), 2 * hub.SECONDS)
+        files = {file.rfilename: file.size or 0 for file in info.siblings or ()}
+        if "model_index.json" not in files:
+            raise ModelError(f"{remote} is no diffusers pipeline (it has no model_index.json); name one that is")
+        wanted = choose(files)
+        cache = Path(constants.HF_HUB_CACHE)
+        snapshot = cache / f"models--{remote.repo.replace('/', '--')}" / "snapshots" / info.sha
+        needed = sum(files[name] for name in wanted if not (snapshot / name).exists())
+        _check_disk(remote, cache, needed)
+        bar = hub.progress_bar(progress, needed) if progress else None
+        folder = snapshot_download(
+            remote.repo, revision=remote.revision, cache_dir=cache, endpoint=where, allow_patterns=wanted,
+            tqdm_class=bar,
+        )  # fmt: skip
+        if progress:  # files that are the same as others are not counted on the way
+            progress(1.0, f"{needed / 1e6:.0f} of {needed / 1e6:.0f} MB")
+        return Path(folder)
+    except ModelError:
+        raise
+    except Exception as error:
+        explained = _explained(remote, error)
+        if explained is None:
+            raise
+        raise explained from error
+
+
+def _information(remote: Remote, where: str) -> Any:
+    from huggingface_hub import HfApi
+
+    api = HfApi(endpoint=where)
+    return api.model_info(remote.repo, revision=remote.revision, files_metadata=True, timeout=2 * hub.SECONDS)
+
+
+def _check_disk(remote: Remote, cache: Path, needed: int) -> None:
+    """Refuse a download of so many bytes that will not fit."""
+    there = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    free = shutil.disk_usage(there).free
+    if needed > free:
+        raise ModelError(
+            f"{remote} needs {needed / 1e9:.1f} GB more on disk and {there} has {free / 1e9:.1f} GB free; "
+            "make room, or set HF_HOME to a folder on a larger disk"
+        )
+
+
+def _explained(remote: Remote, error: Exception) -> ModelError | None:
+    """The trouble as one sentence with the way out; None where it is none with the hub."""
+    from huggingface_hub import errors, get_token
+
+    page = f"https://huggingface.co/{remote.repo}"
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, errors.GatedRepoError):
+        if get_token() is None:
+            return ModelError(
+                f"{remote.repo} is gated and no token is set: accept its licence at {page}, then sign in with "
+                "'hf auth login' or set HF_TOKEN"
+            )
+        return ModelError(f"{remote.repo} is gated and your account has no access yet: accept its licence at {page}")
+    if isinstance(error, errors.RevisionNotFoundError):
+        return ModelError(f"{remote.repo} has no revision {remote.revision!r}; leave it out for its main branch")
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return ModelError(
+            f"there is no folder {remote.repo!r} here and no such model on the hub, or it is private: check the name, "
+            "or sign in with 'hf auth login' or HF_TOKEN"
+        )
+    if status in (401, 403):
+        return ModelError(f"the hub refused your token for {remote.repo}; sign in anew with 'hf auth login'")
+    if isinstance(error, (hub.HubUnreachable, OSError, errors.HfHubHTTPError)) or type(error).__module__.startswith(
+        ("httpx", "requests")
+    ):
+        what = str(error) if isinstance(error, hub.HubUnreachable) else hub.brief(error)
+        return ModelError(
+            f"{remote} is not on this machine and could not be fetched ({what}); use 'embedded' or a folder"
+        )
+    return None
