@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--port", type=int, default=port, help="port (the first free one from 7860 on, or GRADIO_SERVER_PORT)"
     )
-    parser.add_argument("--model", help="'embedded' or a diffusers folder, in place of the Spacefile's")
+    parser.add_argument("--model", help="'embedded', a diffusers folder or a hub id, in place of the Spacefile's")
     parser.add_argument("--no-warm-up", action="store_true", help="load the model at the first run only")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")

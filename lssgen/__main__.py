@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from lssgen.engine import Engine
 
 
+PROMPT = "glossy red apple"  # of benchmarks
+
+
 class Parser(argparse.ArgumentParser):
     """Errors are one line and exit with 2."""
 
@@ -76,9 +79,12 @@ def _parser() -> Parser:
     families.add_argument("--json", action="store_true", help="print one JSON object")
     families.set_defaults(run=_families)
 
-    bench = commands.add_parser("bench", help="measure the time an arm spends outside the networks' calls")
+    bench = commands.add_parser(
+        "bench", help="measure what an arm costs beside its networks and beside plain stock calls"
+    )
     _plan_arguments(bench)
     _engine_arguments(bench)
+    bench.add_argument("--upsampler", choices=UPSAMPLERS, default="learned")
     bench.add_argument("--repeat", type=int, default=5, help="interleaved repetitions; medians are reported")
     bench.set_defaults(run=_bench)
     return parser
@@ -280,12 +286,14 @@ def _bench(args: argparse.Namespace) -> int:
     from lssgen.request import check_whole
 
     check_whole("repeat", args.repeat, 1, 1000)
-    result = overhead(_engine(args), _request(args, prompt="glossy red apple"), args.repeat)
+    result = overhead(_engine(args), _request(args, prompt=PROMPT, upsampler=args.upsampler), args.repeat)
     if args.json:
         print(json.dumps(result))
     else:
         for arm, row in result["arms"].items():
             print(f"{arm:9} {row['seconds']:.2f} s, {row['outside_share']:.2%} of it outside the networks")
+        over = result["orchestration"]
+        print(f"stages {over['staged']:.3f} s, the same stock calls {over['stock']:.3f} s: {over['over']:+.2%}")
     return 0
 
 

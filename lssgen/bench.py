@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
@@ -14,7 +15,8 @@ from lssgen.engine import Engine
 from lssgen.events import ArmFailed, ArmFinished
 from lssgen.families.base import Model
 from lssgen.request import GenerationRequest
-from lssgen.sampler import synchronize
+from lssgen.sampler import run_arm, synchronize
+from lssgen.worker import in_worker
 
 
 def overhead(engine: Engine, request: GenerationRequest, repeat: int) -> dict[str, Any]:
@@ -43,7 +45,49 @@ def overhead(engine: Engine, request: GenerationRequest, repeat: int) -> dict[st
     arms = {
         arm: {"seconds": median(seconds[arm]), "outside_share": median(shares[arm])} for arm in seconds if seconds[arm]
     }
-    return {"repeat": repeat, "arms": arms}
+    return {
+        "repeat": repeat,
+        "arms": arms,
+        "orchestration": in_worker(lambda: orchestration(model, engine, request, repeat)),
+    }
+
+
+def orchestration(model: Model, engine: Engine, request: GenerationRequest, repeat: int) -> dict[str, float]:
+    """What a staged run costs over the stock calls it is made of.
+
+    Seconds of the LSSGen arm without text, upsampling, decodes and previews, and of plain stock calls of the same sizes
+    and numbers of steps, by turns; `over` is the median of their ratios, less 1.
+    """
+    stages, adapter = engine.plan(request).stages, model.adapter
+    scale = engine.settings.guidance_scale if request.guidance_scale is None else request.guidance_scale
+    request = replace(request, guidance_scale=scale)
+    guidance = {} if scale is None else {adapter.guidance_argument: scale}
+    encoded = adapter.encode(request.prompt, request.negative_prompt, len(request.seeds), scale)
+    times: dict[str, list[float]] = {"staged": [], "stock": []}
+
+    def staged() -> float:
+        its = run_arm(model, request, stages, arm="lssgen", upsampler=request.upsampler).seconds
+        return its.total - its.text - its.upsample - its.decode
+
+    def stock() -> float:
+        synchronize(adapter.pipe._execution_device)
+        start = time.perf_counter()
+        for stage in stages:
+            generators = [torch.Generator("cpu").manual_seed(seed) for seed in request.seeds]
+            adapter.pipe(
+                **encoded, **guidance, **adapter.more_arguments, num_inference_steps=stage.num_steps,
+                height=stage.height, width=stage.width, generator=generators, output_type="latent",
+            )  # fmt: skip
+        synchronize(adapter.pipe._execution_device)
+        return time.perf_counter() - start
+
+    for turn in range(repeat + 1):
+        for name, run in sorted({"staged": staged, "stock": stock}.items(), reverse=turn % 2 == 1):
+            seconds = run()
+            if turn:  # the first turn warms up
+                times[name].append(seconds)
+    over = median(a / b for a, b in zip(times["staged"], times["stock"], strict=True)) - 1.0
+    return {"staged": median(times["staged"]), "stock": median(times["stock"]), "over": over}
 
 
 @contextmanager

@@ -156,9 +156,29 @@ def test_bench_reports_the_share_outside_the_networks(capsys, tiny_folder):
         capsys, "bench", "--model", tiny_folder, "--height", 64, "--width", 64, "--start", 32, "--steps", 4,
         "--repeat", 1, "--json",
     )  # fmt: skip
-    arms = json.loads(out)["arms"]
+    arms, over = json.loads(out)["arms"], json.loads(out)["orchestration"]
     assert code == 0
     assert all(0 < arms[arm]["outside_share"] < 1 for arm in ("lssgen", "baseline"))
+    assert over["over"] == pytest.approx(over["staged"] / over["stock"] - 1, abs=1e-6)  # one repetition: no median
+
+
+def test_families_lists_what_must_be_known_before_a_download(capsys):
+    code, out, _ = call(capsys, "families", "--json")
+    models = {m["id"]: m for m in json.loads(out)["models"]}
+    assert code == 0
+    dev = models["black-forest-labs/FLUX.1-dev"]
+    assert (dev["family"], dev["gated"], dev["vae"], dev["weights_gb"]["bfloat16"]) == ("flux", True, "flux1", 33.8)
+    _, out, _ = call(capsys, "families")
+    assert "stabilityai/stable-diffusion-xl-base-1.0: CreativeML Open RAIL++-M; 7 GB in bfloat16" in out
+
+
+def test_a_model_runs_in_another_dtype_on_a_named_device(capsys, tiny_folder, tmp_path):
+    code, out, _ = call(
+        capsys, "generate", *RUN, "--model", tiny_folder, "--out", tmp_path, "--no-scores", "--device", "cpu",
+        "--dtype", "bfloat16", "--upsampler-from", tiny_folder / "upsampler",
+    )  # fmt: skip
+    assert code == 0
+    assert json.loads(out)["arms"]["lssgen"]["seconds"]["total"] > 0
 
 
 @pytest.mark.parametrize(
@@ -188,6 +208,10 @@ def test_bench_reports_the_share_outside_the_networks(capsys, tiny_folder):
         (["generate", "--prompt", "x", "--out", "/dev/null/x"], "name another folder"),
         (["sheet", __file__, "--out", "sheet.xyz"], "name a PNG file"),
         (["bench", "--repeat", "0"], "from 1 to 1000"),
+        (["bench", "--device", "tpu"], "this machine has cpu"),
+        (["bench", "--dtype", "int8"], "must be auto, float32, bfloat16, float16"),
+        (["bench", "--device", "cpu", "--offload", "model"], "needs a GPU"),
+        (["bench", "--upsampler-from", "/nowhere"], "no upsampler at /nowhere"),
         (["nonsense"], "plan"),
         ([], "COMMAND"),
     ],

@@ -7,6 +7,7 @@ import secrets
 
 import gradio as gr
 
+from lssgen.families.known import KNOWN
 from lssgen.families.table import Settings
 from lssgen.request import (
     BASELINES,
@@ -197,9 +198,20 @@ def advanced(config: AppConfig, its: Settings | None, own: str) -> dict[str, gr.
         "coupled": gr.Checkbox(config.noise == "coupled", label="Coupled noise", elem_id="coupled",
                                info="Derive every stage's noise from the baseline's, so that both pictures share their "
                                     "composition. Off: independent noise."),
-        "model": gr.Textbox(own, label="Model", info="'embedded', a diffusers folder on this machine, or a hub id; "
-                            "press Enter.", visible=config.allow_paths, max_length=1000, elem_id="model"),
+        "model": gr.Dropdown(model_choices(own), value=own, label="Model", elem_id="model",
+                             info="Or type the path of a diffusers folder on this machine, or any hub id; weights are "
+                                  "fetched by the first run.",
+                             visible=config.allow_paths, allow_custom_value=True),
     }  # fmt: skip
+
+
+def model_choices(own: str) -> list[tuple[str, str]]:
+    """(label, value): the page's own model, the embedded one, and those of the hub that are known to fit."""
+    known = [
+        (f"{row.repo} · {row.memory_gb('bfloat16'):.0f} GB in bfloat16{' · gated' if row.gated else ''}", row.repo)
+        for row in KNOWN.values()
+    ]
+    return [(name, name) for name in dict.fromkeys((own, "embedded"))] + [c for c in known if c[1] != own]
 
 
 def _slider(bounds: Bounds, step: float, label: str, info: str, elem_id: str) -> gr.Slider:

@@ -85,7 +85,7 @@ class Studio:
         return {"plan": html, **self._changed(session)}
 
     def switch_model(self, session: Session, *raw: Any) -> Outputs:
-        """After the Model box was left: the plan and, if it names another model, its guidance control and default."""
+        """After another model was named: the plan, and the steps and guidance that model wants."""
         values = dict(zip(NAMES, raw, strict=True))
         outputs: Outputs = {}
         try:
@@ -95,6 +95,8 @@ class Studio:
                 own = values["guidance_scale"] = its.guidance_scale
                 outputs["negative_prompt"] = gr.update(visible=its.takes_negative)
                 outputs["guidance_scale"] = gr.update(visible=own is not None, value=own)
+                steps = min(max(its.steps, self.config.steps.min), self.config.steps.max)
+                outputs["steps"] = values["steps"] = int(steps)
                 session.model = model
         except ValueError:
             pass  # replan says what is wrong

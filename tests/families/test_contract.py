@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 from functools import cache
 
 import numpy as np
@@ -26,10 +25,9 @@ from lssgen.request import GenerationRequest
 from lssgen.sampler import Stopped, run_arm
 from lssgen.schedule import plan
 from tests.conftest import tiny_image
-from tests.families.tiny import BUILDERS, build
+from tests.families.tiny import BUILDERS, LENGTH, build, save
 
 PROMPT, NEGATIVE = "a red apple", "green tree"
-LENGTH = 16  # max_sequence_length
 
 
 @cache
@@ -273,8 +271,7 @@ def test_counted_work_is_the_work_done(family, adapter):
 
 
 def test_a_folder_loads_plans_and_runs(family, tmp_path):
-    build(family).save_pretrained(tmp_path)
-    (tmp_path / "lssgen.json").write_text(json.dumps({"max_sequence_length": LENGTH, "base_side": 128}))
+    save(family, tmp_path)
     engine = Engine(str(tmp_path), "cpu")
     guided = {"guidance_scale": 4.0} if engine.settings.guidance_scale is not None else {}
     events = list(engine.compare(make(**guided)))

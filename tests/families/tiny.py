@@ -1,8 +1,14 @@
-"""Tiny random pipelines of the real classes, one for each family: f4 or f8 autoencoders, a layer or two, ten words."""
+"""Tiny random pipelines of the real classes, one for each family: f4 or f8 autoencoders, a layer or two, ten words.
+
+python -m tests.families.tiny FAMILY FOLDER saves one, to try the command line or the benchmarks on.
+"""
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from diffusers import (
@@ -55,6 +61,7 @@ from transformers import (
 
 from tests.conftest import WORDS, tiny_flux, tiny_tokenizer
 
+LENGTH = 16  # max_sequence_length
 SCALED_LINEAR = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
 
 
@@ -280,3 +287,13 @@ def build(family: str) -> DiffusionPipeline:
     pipe = BUILDERS[family]()
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def save(family: str, folder: Path) -> None:
+    """The pipeline as a model folder, with the length of prompts its encoders can take."""
+    build(family).save_pretrained(folder)
+    (folder / "lssgen.json").write_text(json.dumps({"max_sequence_length": LENGTH, "base_side": 128}))
+
+
+if __name__ == "__main__":
+    save(sys.argv[1], Path(sys.argv[2]))

@@ -195,7 +195,7 @@ def test_nothing_is_wider_than_a_phone(page):
 def test_the_embedded_model_draws(page):
     assert (ASSETS / "embedded" / "model_index.json").is_file(), "assets/embedded is not in this checkout"
     settings(page, 256, 128, 8)
-    model = page.locator("#model").get_by_role("textbox")
+    model = page.locator("#model input")
     model.fill("embedded")
     model.press("Enter")
     expect(page.locator(".ls-plan tbody tr")).to_have_count(3)

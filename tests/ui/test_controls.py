@@ -8,7 +8,7 @@ import pytest
 
 from lssgen.families.table import Settings
 from lssgen.request import MAX_PROMPT
-from lssgen.ui.controls import NAMES, default_request, model_from, request_from
+from lssgen.ui.controls import NAMES, default_request, model_choices, model_from, request_from
 
 PLAIN, GUIDED = Settings("plain", guidance_scale=None, takes_negative=False), Settings("guided")
 
@@ -106,3 +106,12 @@ def test_a_public_page_takes_no_path(config, values):
 def test_a_model_that_is_no_text_is_refused(config, values, value):
     with pytest.raises(ValueError, match="model is empty or no text"):
         model_from({**values, "model": value}, config, config.model)
+
+
+def test_models_of_the_hub_are_offered_with_what_they_need():
+    choices = dict(model_choices("embedded"))
+    assert next(iter(choices.items())) == ("embedded", "embedded")
+    assert choices["black-forest-labs/FLUX.1-dev · 34 GB in bfloat16 · gated"] == "black-forest-labs/FLUX.1-dev"
+    assert list(dict(model_choices("/models/mine")).values())[:2] == ["/models/mine", "embedded"]
+    own = "stabilityai/sdxl-turbo"
+    assert [v for _, v in model_choices(own)].count(own) == 1
