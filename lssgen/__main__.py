@@ -84,7 +84,6 @@ def _parser() -> Parser:
     )
     _plan_arguments(bench)
     _engine_arguments(bench)
-    bench.add_argument("--upsampler", choices=UPSAMPLERS, default="learned")
     bench.add_argument("--repeat", type=int, default=5, help="interleaved repetitions; medians are reported")
     bench.set_defaults(run=_bench)
     return parser
@@ -108,7 +107,6 @@ def _run_arguments(parser: Parser) -> None:
     parser.add_argument("--seed", type=int, nargs="+", default=[0], help="several seeds make one run each")
     parser.add_argument("--negative", default="", help="what not to draw, where the model takes it")
     parser.add_argument("--guidance", type=float, help="guidance_scale, where the model takes one")
-    parser.add_argument("--upsampler", choices=UPSAMPLERS, default="learned")
     parser.add_argument("--noise", choices=NOISES, default="coupled")
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for the PNGs, made if missing")
     parser.add_argument("--no-scores", action="store_true", help="do not score the pictures")
@@ -118,6 +116,7 @@ def _engine_arguments(parser: Parser) -> None:
     parser.add_argument("--device", help="cpu, cuda, cuda:1 or mps; a GPU if there is one")
     parser.add_argument("--dtype", help="float32, bfloat16 or float16; on a CPU float32, on a GPU bfloat16")
     parser.add_argument("--offload", help="on a GPU: none, model, sequential; the first that fits if left out")
+    parser.add_argument("--upsampler", choices=UPSAMPLERS, help="learned where the model has one, else bicubic")
     parser.add_argument("--upsampler-from", type=Path, metavar="DIR", help="a LatentUpsampler's folder")
 
 
@@ -125,6 +124,14 @@ def _engine(args: argparse.Namespace) -> Engine:
     from lssgen.engine import Engine
 
     return Engine(args.model, args.device, dtype=args.dtype, offload=args.offload, upsampler=args.upsampler_from)
+
+
+def _with_upsampler(request: GenerationRequest, engine: Engine, asked: str | None) -> GenerationRequest:
+    """The request with the upsampler asked for; if none was, the learned one where there is one."""
+    if asked is None and not engine.has_upsampler:
+        print(f"{engine.settings.name} has no learned upsampler: bicubic it is, or --upsampler pixel", file=sys.stderr)
+        return replace(request, upsampler="bicubic")
+    return replace(request, upsampler=asked or "learned")
 
 
 def _request(args: argparse.Namespace, **more: Any) -> GenerationRequest:
@@ -173,14 +180,14 @@ def _run(args: argparse.Namespace, baseline: str, *, compare: bool) -> int:
         negative_prompt=args.negative,
         seeds=tuple(args.seed),
         guidance_scale=args.guidance,
-        upsampler=args.upsampler,
         noise=args.noise,
         baseline=baseline,
     )
-    from lssgen.report import failures, peak_memory_mb, summary, write_run
+    from lssgen.report import failures, peak_memory_mb, run_text, summary, write_run
     from lssgen.scoring import score
 
     engine = _engine(args)
+    request = _with_upsampler(request, engine, args.upsampler)
     plan = engine.plan(request)
     _make_folder(args.out)
     engine.warm_up(request)
@@ -190,7 +197,7 @@ def _run(args: argparse.Namespace, baseline: str, *, compare: bool) -> int:
         events = engine.compare(single, baseline_first=turn % 2 == 1) if compare else engine.generate(single)
         runs.append(write_run(events, single, args.out, plan, None if args.no_scores else score, model=args.model))
         if not args.json:
-            print(_table(runs[-1]), flush=True)
+            print(run_text(runs[-1]), flush=True)
     if args.json:
         result = runs[0] if len(runs) == 1 else {"runs": runs, "summary": summary(runs)}
         print(json.dumps({**result, "peak_memory_mb": peak_memory_mb()}))
@@ -206,23 +213,6 @@ def _make_folder(path: Path) -> None:
         raise ValueError(f"--out is {path}, which cannot be written ({error.strerror}); name another folder") from error
 
 
-def _table(run: dict[str, Any]) -> str:
-    lines = [f"seed {run['seed']}"]
-    for arm, result in run["arms"].items():
-        if "error" in result:
-            continue
-        seconds = "  ".join(f"{phase} {value:.2f}" for phase, value in result["seconds"].items())
-        scores = "  ".join(f"{name} {value}" for name, value in result["scores"].items())
-        lines += [f"  {arm:9} {result['image']}", f"            seconds: {seconds}"]
-        lines += [f"            scores: {scores}"] if scores else []
-    if "speedup" in run:
-        lines.append(
-            f"  speed-up of the denoising {run['speedup']:.2f} (predicted {run['predicted_speedup']:.2f}), "
-            f"of everything {run['speedup_total']:.2f}"
-        )
-    return "\n".join(lines)
-
-
 def _sheet(args: argparse.Namespace) -> int:
     from lssgen.sheet import contact_sheet, read_prompts
 
@@ -232,7 +222,9 @@ def _sheet(args: argparse.Namespace) -> int:
     if args.out.suffix.lower() != ".png":
         raise ValueError(f"--out is {args.out}; name a PNG file, such as sheet.png")
     _make_folder(args.out.parent)
-    contact_sheet(_engine(args), prompts, request, progress).save(args.out, optimize=True)
+    engine = _engine(args)
+    request = _with_upsampler(request, engine, args.upsampler)
+    contact_sheet(engine, prompts, request, progress).save(args.out, optimize=True)
     if args.json:
         print(json.dumps({"sheet": str(args.out), "prompts": prompts}))
     return 0
@@ -286,7 +278,8 @@ def _bench(args: argparse.Namespace) -> int:
     from lssgen.request import check_whole
 
     check_whole("repeat", args.repeat, 1, 1000)
-    result = overhead(_engine(args), _request(args, prompt=PROMPT, upsampler=args.upsampler), args.repeat)
+    request, engine = _request(args, prompt=PROMPT), _engine(args)
+    result = overhead(engine, _with_upsampler(request, engine, args.upsampler), args.repeat)
     if args.json:
         print(json.dumps(result))
     else:

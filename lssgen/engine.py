@@ -37,6 +37,10 @@ class Engine:
         device, dtype, offload: where and how to run; see `lssgen.families.placement.placement`.
         upsampler: a LatentUpsampler's folder, in place of the model's own.
 
+    Attributes:
+        settings: how the model wants to be run.
+        has_upsampler: whether there is a learned upsampler for it.
+
     Raises:
         lssgen.families.table.ModelError: if there is no such model (its weights are loaded at first use).
         ValueError: for a device that is not here, or another dtype or offload.
@@ -61,7 +65,7 @@ class Engine:
         self._model: Model | None = None
         folder = folders.resolve(model)
         self._reader = PromptReader(folder, self.settings.max_sequence_length)
-        self._has_upsampler = upsampler is not None or (folder / "upsampler").is_dir()
+        self.has_upsampler = upsampler is not None or (folder / "upsampler").is_dir()
 
     def plan(self, request: GenerationRequest) -> Plan:
         """The stages of both arms, with notes on what is not as asked. Quick, needs no weights. Raises ValueError."""
@@ -76,7 +80,7 @@ class Engine:
                 "raise it, or leave the negative prompt out"
             )
         plan = schedule.plan(request, self._source)
-        if len(plan.stages) > 1 and request.upsampler == "learned" and not self._has_upsampler:
+        if len(plan.stages) > 1 and request.upsampler == "learned" and not self.has_upsampler:
             raise ValueError("upsampler is 'learned' but this model has none; use 'bicubic' or 'pixel'")
         return replace(plan, notes=(*plan.notes, *self._reader.notes(request.prompt)))
 

@@ -137,3 +137,21 @@ def _speedups(arms: dict[str, dict[str, Any]], predicted: float) -> dict[str, fl
         "speedup_total": slow["total"] / fast["total"],
         "predicted_speedup": predicted,
     }
+
+
+def run_text(run: dict[str, Any]) -> str:
+    """One run of `write_run` for people."""
+    lines = [f"seed {run['seed']}"]
+    for arm, result in run["arms"].items():
+        if "error" in result:
+            continue
+        seconds = "  ".join(f"{phase} {value:.2f}" for phase, value in result["seconds"].items())
+        scores = "  ".join(f"{name} {value}" for name, value in result["scores"].items())
+        lines += [f"  {arm:9} {result['image']}", f"            seconds: {seconds}"]
+        lines += [f"            scores: {scores}"] if scores else []
+    if "speedup" in run:
+        lines.append(
+            f"  speed-up of the denoising {run['speedup']:.2f} (predicted {run['predicted_speedup']:.2f}), "
+            f"of everything {run['speedup_total']:.2f}"
+        )
+    return "\n".join(lines)

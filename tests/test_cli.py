@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -170,6 +171,19 @@ def test_families_lists_what_must_be_known_before_a_download(capsys):
     assert (dev["family"], dev["gated"], dev["vae"], dev["weights_gb"]["bfloat16"]) == ("flux", True, "flux1", 33.8)
     _, out, _ = call(capsys, "families")
     assert "stabilityai/stable-diffusion-xl-base-1.0: CreativeML Open RAIL++-M; 7 GB in bfloat16" in out
+
+
+def test_without_a_learned_upsampler_bicubic_is_taken_and_said(capsys, tiny_folder, tmp_path):
+    """It was refused, though no upsampler was asked for."""
+    bare = shutil.copytree(tiny_folder, tmp_path / "bare")
+    shutil.rmtree(bare / "upsampler")
+    options = ["generate", *RUN, "--model", bare, "--out", tmp_path, "--no-scores"]
+    code, out, err = call(capsys, *options)
+    assert code == 0
+    assert "no learned upsampler: bicubic it is" in err
+    image = json.loads(out)["arms"]["lssgen"]["image"]
+    assert read_settings(image)["request"]["upsampler"] == "bicubic"
+    assert call(capsys, *options, "--upsampler", "learned")[0] == 2
 
 
 def test_a_model_runs_in_another_dtype_on_a_named_device(capsys, tiny_folder, tmp_path):

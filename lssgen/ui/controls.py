@@ -13,7 +13,6 @@ from lssgen.request import (
     BASELINES,
     MAX_PROMPT,
     MAX_SEED,
-    UPSAMPLERS,
     GenerationRequest,
     check_real,
     check_whole,
@@ -193,7 +192,7 @@ def advanced(config: AppConfig, its: Settings | None, own: str) -> dict[str, gr.
         ),
         "baseline": gr.Radio([(BASELINE_LABELS[b], b) for b in BASELINES], value=config.baseline, label="Baseline",
                              info="What LSSGen is compared with.", elem_id="baseline"),
-        "upsampler": gr.Dropdown([(UPSAMPLER_LABELS[u], u) for u in UPSAMPLERS], value=config.upsampler,
+        "upsampler": gr.Dropdown(upsampler_choices(True), value=config.upsampler,
                                  label="Upsampler between stages", elem_id="upsampler"),
         "coupled": gr.Checkbox(config.noise == "coupled", label="Coupled noise", elem_id="coupled",
                                info="Derive every stage's noise from the baseline's, so that both pictures share their "
@@ -203,6 +202,11 @@ def advanced(config: AppConfig, its: Settings | None, own: str) -> dict[str, gr.
                                   "fetched by the first run.",
                              visible=config.allow_paths, allow_custom_value=True),
     }  # fmt: skip
+
+
+def upsampler_choices(learned: bool) -> list[tuple[str, str]]:
+    """(label, value) of the upsamplers there are for a model."""
+    return [(label, value) for value, label in UPSAMPLER_LABELS.items() if learned or value != "learned"]
 
 
 def model_choices(own: str) -> list[tuple[str, str]]:

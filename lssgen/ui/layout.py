@@ -121,7 +121,7 @@ def _wire(page: gr.Blocks, studio: Studio, parts: dict[str, Any]) -> None:
     plan_outputs = [session, parts["plan"], parts["changed"]]
     gr.on([page.load, *watched], by_component(studio.replan), inputs, plan_outputs, preprocess=False,
           trigger_mode="always_last", **quiet)  # fmt: skip
-    own = [parts[name] for name in ("steps", "guidance_scale", "negative_prompt")]
+    own = [parts[name] for name in ("steps", "guidance_scale", "negative_prompt", "upsampler")]
     parts["model"].change(by_component(studio.switch_model), inputs, [*plan_outputs, *own], preprocess=False, **quiet)
     parts["auto"].change(lambda auto: gr.update(visible=auto is not True), parts["auto"], parts["split"],
                          preprocess=False, **quiet)  # fmt: skip

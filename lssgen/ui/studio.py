@@ -21,7 +21,7 @@ from lssgen.request import GenerationRequest
 from lssgen.sampler import Stopped
 from lssgen.scoring import fetch_topiq, topiq_status
 from lssgen.spacefile import AppConfig
-from lssgen.ui.controls import NAMES, model_from, new_seed, request_from
+from lssgen.ui.controls import NAMES, model_from, new_seed, request_from, upsampler_choices
 from lssgen.ui.models import Models
 from lssgen.ui.outputs import Changes, Outputs, buttons, score_outputs, section, view_outputs
 from lssgen.ui.render import changed_html, error_html, plan_html, status_html
@@ -85,18 +85,23 @@ class Studio:
         return {"plan": html, **self._changed(session)}
 
     def switch_model(self, session: Session, *raw: Any) -> Outputs:
-        """After another model was named: the plan, and the steps and guidance that model wants."""
+        """After another model was named: the plan, the steps and guidance it wants, the upsamplers it has."""
         values = dict(zip(NAMES, raw, strict=True))
         outputs: Outputs = {}
         try:
             model = model_from(values, self.config, self.models.default)
             if model != (session.model or self.models.default):
-                its = self.models.get(model).settings
+                engine = self.models.get(model)
+                its = engine.settings
                 own = values["guidance_scale"] = its.guidance_scale
                 outputs["negative_prompt"] = gr.update(visible=its.takes_negative)
                 outputs["guidance_scale"] = gr.update(visible=own is not None, value=own)
                 steps = min(max(its.steps, self.config.steps.min), self.config.steps.max)
                 outputs["steps"] = values["steps"] = int(steps)
+                if values["upsampler"] == "learned" and not engine.has_upsampler:
+                    values["upsampler"] = "pixel"
+                choices = upsampler_choices(engine.has_upsampler)
+                outputs["upsampler"] = gr.update(choices=choices, value=values["upsampler"])
                 session.model = model
         except ValueError:
             pass  # replan says what is wrong

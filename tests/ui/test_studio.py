@@ -1,6 +1,7 @@
 """The handlers, without a server: real runs of the tiny model."""
 
 import json
+import shutil
 import threading
 import time
 from dataclasses import replace
@@ -288,6 +289,18 @@ def test_a_hub_that_is_not_there_is_asked_once(studio, session, values, hub, mon
     assert "could not be fetched" in studio.replan(session, *absent.values())["plan"]
     monkeypatch.setattr(models_module, "Engine", None)
     assert "could not be fetched" in studio.replan(session, *absent.values())["plan"]
+
+
+def test_a_model_without_a_learned_upsampler_offers_the_others(studio, session, values, tiny_folder, tmp_path):
+    bare = tmp_path / "bare"
+    shutil.copytree(tiny_folder, bare)
+    shutil.rmtree(bare / "upsampler")
+    outputs = studio.switch_model(session, *{**values, "model": str(bare)}.values())
+    assert outputs["upsampler"]["value"] == "pixel"
+    assert [value for _, value in outputs["upsampler"]["choices"]] == ["bicubic", "nearest", "pixel"]
+    assert "ls-plan" in outputs["plan"]
+    back = studio.switch_model(session, *{**values, "upsampler": "pixel"}.values())
+    assert "learned" in [value for _, value in back["upsampler"]["choices"]]
 
 
 def test_leaving_the_model_box_keeps_the_guidance(studio, session, values, tiny_folder, tmp_path):
