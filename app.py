@@ -16,6 +16,7 @@ from dataclasses import replace
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before gradio is imported
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TQDM_DISABLE", "1")  # progress bars of loading models
+os.environ.setdefault("HF_HUB_DISABLE_XET", "1")  # its downloads cannot be stopped
 
 from lssgen.spacefile import SpacefileError, read
 
@@ -31,6 +32,9 @@ def main(argv: list[str] | None = None) -> int:
         "--port", type=int, default=port, help="port (the first free one from 7860 on, or GRADIO_SERVER_PORT)"
     )
     parser.add_argument("--model", help="'embedded', a diffusers folder or a hub id, in place of the Spacefile's")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 or mps; a GPU if there is one")
+    parser.add_argument("--dtype", help="float32, bfloat16 or float16; on a CPU float32, on a GPU bfloat16")
+    parser.add_argument("--offload", help="on a GPU: none, model, sequential; the first that fits if left out")
     parser.add_argument("--no-warm-up", action="store_true", help="load the model at the first run only")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
@@ -42,12 +46,17 @@ def main(argv: list[str] | None = None) -> int:
     config = replace(config, model=args.model or config.model, allow_paths=config.allow_paths and is_private(args.host))
 
     print("LSSGen Studio is starting …", flush=True)
-    from lssgen.ui.controls import default_request
+    from lssgen.ui.controls import default_request, fitting
     from lssgen.ui.layout import build_ui
     from lssgen.ui.models import Models
     from lssgen.ui.theme import CSS, theme
 
-    models = Models(config.model)
+    try:
+        models = Models(config.model, device=args.device, dtype=args.dtype, offload=args.offload)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 1
+    config = fitting(config, models.own(), steps=args.model is not None)
     page = build_ui(models, config).queue(max_size=config.queue)
     try:
         check_address(args.host, args.port or 0)

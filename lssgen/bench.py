@@ -14,6 +14,7 @@ import torch
 from lssgen.engine import Engine
 from lssgen.events import ArmFailed, ArmFinished
 from lssgen.families.base import Model
+from lssgen.families.schedulers import swapped_scheduler, usable
 from lssgen.request import GenerationRequest
 from lssgen.sampler import run_arm, synchronize
 from lssgen.worker import in_worker
@@ -74,10 +75,11 @@ def orchestration(model: Model, engine: Engine, request: GenerationRequest, repe
         start = time.perf_counter()
         for stage in stages:
             generators = [torch.Generator("cpu").manual_seed(seed) for seed in request.seeds]
-            adapter.pipe(
-                **encoded, **guidance, **adapter.more_arguments, num_inference_steps=stage.num_steps,
-                height=stage.height, width=stage.width, generator=generators, output_type="latent",
-            )  # fmt: skip
+            with swapped_scheduler(adapter.pipe, usable(adapter.pipe.scheduler)):
+                adapter.pipe(
+                    **encoded, **guidance, **adapter.more_arguments, num_inference_steps=stage.num_steps,
+                    height=stage.height, width=stage.width, generator=generators, output_type="latent",
+                )  # fmt: skip
         synchronize(adapter.pipe._execution_device)
         return time.perf_counter() - start
 
@@ -95,18 +97,39 @@ def _network_time(model: Model) -> Iterator[list[float]]:
     """Seconds spent inside the networks while the block runs, as the only item of a list."""
     spent = [0.0]
     pipe = model.adapter.pipe
-    targets: list[tuple[Any, str]] = [(pipe.vae, "decode"), (pipe.vae, "encode")]
+    device = pipe._execution_device
     encoders = [part for name, part in pipe.components.items() if name.startswith("text_encoder")]
-    networks = (model.adapter.denoiser, *encoders, model.upsampler)
-    targets += [(network, "forward") for network in networks if network is not None]
     with ExitStack() as stack:
-        for owner, name in targets:
-            stack.enter_context(_timed(owner, name, spent, pipe._execution_device))
+        for network in (model.adapter.denoiser, *encoders, model.upsampler):
+            if network is not None:
+                stack.enter_context(_timed_forward(network, spent, device))
+        for name in ("decode", "encode"):
+            stack.enter_context(_timed_method(pipe.vae, name, spent, device))
         yield spent
 
 
 @contextmanager
-def _timed(owner: Any, name: str, spent: list[float], device: torch.device) -> Iterator[None]:
+def _timed_forward(network: torch.nn.Module, spent: list[float], device: torch.device) -> Iterator[None]:
+    """By torch's hooks, which leave accelerate's alone."""
+
+    def before(*_: Any) -> None:
+        synchronize(device)
+        spent[0] -= time.perf_counter()
+
+    def after(*_: Any) -> None:
+        synchronize(device)
+        spent[0] += time.perf_counter()
+
+    handles = network.register_forward_pre_hook(before), network.register_forward_hook(after, always_call=True)
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _timed_method(owner: Any, name: str, spent: list[float], device: torch.device) -> Iterator[None]:
     original: Callable = getattr(owner, name)
 
     def call(*args: Any, **kwargs: Any) -> Any:

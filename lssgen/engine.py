@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from lssgen import schedule
 from lssgen.events import ArmFailed, ArmFinished, Event
 from lssgen.families import folders
 from lssgen.families.base import Model
-from lssgen.families.load import fetch, load
-from lssgen.families.placement import LESS_MEMORY, placement
+from lssgen.families.load import fetch, free_memory, load
+from lssgen.families.placement import less_memory, out_of_memory, placement
 from lssgen.families.prompts import PromptReader
 from lssgen.hub import Progress
 from lssgen.request import GenerationRequest
@@ -64,8 +61,11 @@ class Engine:
         self._source: ScheduleSource = folders.source(model)
         self._model: Model | None = None
         folder = folders.resolve(model)
+        own = folder / "upsampler"
+        self.has_upsampler = upsampler is not None or own.is_dir()
+        if self.has_upsampler:
+            folders.check_upsampler(model, upsampler or own)
         self._reader = PromptReader(folder, self.settings.max_sequence_length)
-        self.has_upsampler = upsampler is not None or (folder / "upsampler").is_dir()
 
     def plan(self, request: GenerationRequest) -> Plan:
         """The stages of both arms, with notes on what is not as asked. Quick, needs no weights. Raises ValueError."""
@@ -83,6 +83,11 @@ class Engine:
         if len(plan.stages) > 1 and request.upsampler == "learned" and not self.has_upsampler:
             raise ValueError("upsampler is 'learned' but this model has none; use 'bicubic' or 'pixel'")
         return replace(plan, notes=(*plan.notes, *self._reader.notes(request.prompt)))
+
+    @property
+    def dtype(self) -> str:
+        """The name of the precision it runs in."""
+        return str(self._place.dtype).removeprefix("torch.")
 
     @property
     def loaded(self) -> bool:
@@ -166,9 +171,7 @@ class Engine:
 
     def _unload(self) -> None:
         self._model = None
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free_memory()
 
     def _filled(self, request: GenerationRequest) -> GenerationRequest:
         """The request with the model's own guidance_scale where none was asked for."""
@@ -197,11 +200,9 @@ def _run(
         return run_arm(model, request, stages, arm=arm, upsampler=upsampler, emit=emit, stopped=stopped)
     except Stopped:
         raise
-    except (MemoryError, torch.OutOfMemoryError):
-        size = size_text((stages[-1].height, stages[-1].width))
-        return ArmFailed(
-            arm, f"there is not enough memory for {size} on {model.adapter.pipe.device}; use {LESS_MEMORY}"
-        )
     except Exception as error:  # an arm that breaks must not take the other one, or the page, with it
+        if out_of_memory(error):
+            size, device = size_text((stages[-1].height, stages[-1].width)), model.adapter.pipe._execution_device
+            return ArmFailed(arm, f"there is not enough memory for {size} on {device}; {less_memory(device)}")
         log.exception("the %s arm failed", arm)
         return ArmFailed(arm, f"{type(error).__name__}: {error}")

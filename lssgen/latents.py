@@ -63,9 +63,9 @@ def coupled_noise(noise: torch.Tensor, height: int, width: int) -> torch.Tensor:
     ratio = full_height // height
     if ratio & (ratio - 1) == 0 and (height * ratio, width * ratio) == (full_height, full_width):
         return F.avg_pool2d(noise.float(), ratio).mul(ratio).to(noise.dtype)
-    rows = _dct_lowpass(full_height, height, noise.device)
-    columns = _dct_lowpass(full_width, width, noise.device)
-    return (rows @ noise.double() @ columns.mT).to(noise.dtype)
+    where = torch.device("cpu") if noise.device.type == "mps" else noise.device  # Apple's GPUs have no float64
+    rows, columns = _dct_lowpass(full_height, height, where), _dct_lowpass(full_width, width, where)
+    return (rows @ noise.to(where).double() @ columns.mT).to(noise)
 
 
 def _dct_lowpass(n: int, m: int, device: torch.device) -> torch.Tensor:

@@ -15,13 +15,18 @@ SHA = "c" * 40
 
 
 class Served:
-    """What the server has: `repos` maps a hub id to a folder, `gated` names those that refuse files."""
+    """What the server has: `repos` maps a hub id to a folder, `gated` names those that refuse files.
+
+    While `gate` is closed, weights do not flow.
+    """
 
     def __init__(self) -> None:
         self.repos: dict[str, Path] = {}
         self.gated: set[str] = set()
         self.asked: list[str] = []
         self.url = ""
+        self.gate = threading.Event()
+        self.gate.set()
 
     def files(self, repo: str) -> dict[str, Path]:
         root = self.repos[repo]
@@ -73,6 +78,8 @@ def hub_of(served: Served) -> Iterator[Served]:
                 self.send_header("ETag", f'"{etag}"')
             self.end_headers()
             if self.command == "GET":
+                if self.path.endswith(".safetensors"):
+                    served.gate.wait(30)
                 self.wfile.write(body)
 
         def refuse(self, status: int, code: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 import time
@@ -15,6 +16,7 @@ from diffusers import DiffusionPipeline
 
 from lssgen.engine import Engine
 from lssgen.events import ArmFailed, ArmFinished, StageFinished, Stepped
+from lssgen.families.folders import ASSETS, check_upsampler
 from lssgen.families.table import ModelError
 from lssgen.request import GenerationRequest
 from lssgen.worker import in_worker
@@ -105,13 +107,13 @@ def test_a_failing_arm_leaves_the_other_and_what_was_made(tiny_folder, monkeypat
     upsample = engine.load().upsampler.upsample
 
     def broken(*args):
-        raise RuntimeError("CUDA out of memory")
+        raise RuntimeError("shapes do not match")
 
     monkeypatch.setattr(engine.load().upsampler, "upsample", broken)
     events = list(engine.compare(REQUEST))
     (failure,) = [e for e in events if isinstance(e, ArmFailed)]
     assert failure.arm == "lssgen"
-    assert "out of memory" in failure.message
+    assert "shapes do not match" in failure.message
     assert [e.arm for e in events if isinstance(e, StageFinished)] == ["lssgen", "baseline"]
     assert list(finished(events)) == ["baseline"]
     monkeypatch.setattr(engine.load().upsampler, "upsample", upsample)
@@ -134,9 +136,9 @@ def test_no_memory_is_told_with_what_would_help(tiny_folder, monkeypatch):
 
     monkeypatch.setattr(engine.load().upsampler, "upsample", full)
     (failure,) = [e for e in engine.generate(REQUEST) if isinstance(e, ArmFailed)]
-    assert failure.message.startswith("there is not enough memory for 128 x 128 on cpu; use --offload model")
+    assert failure.message.startswith("there is not enough memory for 128 x 128 on cpu; use --dtype bfloat16")
     monkeypatch.setattr(DiffusionPipeline, "from_pretrained", full)
-    with pytest.raises(ModelError, match="does not fit into the memory of cpu; use --offload model"):
+    with pytest.raises(ModelError, match="does not fit into the memory of cpu; use --dtype bfloat16"):
         Engine(str(tiny_folder), "cpu").load()
 
 
@@ -157,6 +159,17 @@ def test_an_upsampler_can_be_named(tiny_folder, tmp_path):
     assert engine.load().upsampler is not None
     with pytest.raises(ValueError, match="no upsampler at"):
         Engine(str(folder), "cpu", upsampler=tmp_path / "nothing")
+
+
+def test_an_upsampler_of_other_latents_is_refused_before_anything_is_loaded(tmp_path):
+    """With as many channels it once ran, and drew garbage."""
+    own, other = ASSETS / "embedded" / "upsampler", tmp_path / "other"
+    check_upsampler("embedded", own)
+    shutil.copytree(own, other)
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "vae": "flux1"}))
+    with pytest.raises(ModelError, match="for the latents of 'flux1'; this model's are of 'embedded'"):
+        Engine("embedded", "cpu", upsampler=other)
 
 
 def test_missing_model_is_refused_at_construction(tmp_path):

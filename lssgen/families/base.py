@@ -7,7 +7,7 @@ with the schedule's front cut off where a stage starts below full noise. To adap
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -209,6 +209,11 @@ class Model:
     adapter: Adapter
     upsampler: LatentUpsampler | None = None
     preview: Preview | None = None
+
+
+def keyed(names: str, values: Iterable[Any]) -> dict[str, Any]:
+    """Values by the names, with blanks between them, that a stock call takes them under."""
+    return dict(zip(names.split(), values, strict=True))
 
 
 def is_guided(guidance_scale: float | None, above: float = 1.0) -> bool:

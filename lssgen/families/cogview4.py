@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from diffusers import CogView4Pipeline, CogView4Transformer2DModel, SchedulerMixin
 
-from lssgen.families.base import Adapter, dit_flops, is_guided
+from lssgen.families.base import Adapter, dit_flops, is_guided, keyed
 
 
 class CogView4Adapter(Adapter):
@@ -37,11 +37,11 @@ class CogView4Adapter(Adapter):
 
     @torch.no_grad()
     def encode(self, prompt: str, negative_prompt: str, batch: int, guidance_scale: float | None) -> dict[str, Any]:
-        embeds, negative = self.pipe.encode_prompt(
+        encoded = self.pipe.encode_prompt(
             prompt,
             negative_prompt or None,
             is_guided(guidance_scale),
             num_images_per_prompt=batch,
             max_sequence_length=self.max_sequence_length,
         )
-        return {"prompt_embeds": embeds, "negative_prompt_embeds": negative}
+        return keyed("prompt_embeds negative_prompt_embeds", encoded)

@@ -92,6 +92,17 @@ def source(model: str) -> ScheduleSource:
     return Source(its.name, adapter, scheduler, denoiser, factor, tokens, its.base_side)
 
 
+def check_upsampler(model: str, folder: Path) -> None:
+    """Refuse an upsampler of another latent space, by what its config.json says. Raises ModelError."""
+    config, vae = _read_json(folder / "config.json"), _read_json(resolve(model) / "vae" / "config.json")
+    ours, its = settings(model).vae, config.get("vae")
+    if its and ours and its != ours:
+        raise ModelError(f"the upsampler at {folder} is for the latents of {its!r}; this model's are of {ours!r}")
+    channels, wanted = config.get("in_channels"), vae.get("latent_channels") or vae.get("z_dim")
+    if channels != wanted:
+        raise ModelError(f"the upsampler at {folder} is for {channels} latent channels; this model's VAE has {wanted}")
+
+
 def vae_factor(config: dict[str, Any]) -> int:
     """Pixels of one latent pixel's side, from a VAE's configuration: each level after the first halves the size."""
     if "temperal_downsample" in config:  # Qwen-Image's video autoencoder

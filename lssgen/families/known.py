@@ -65,7 +65,6 @@ class Known:
 
 FLUX_DEV, STABILITY, RAIL = "FLUX.1 [dev] Non-Commercial", "Stability AI Community", "CreativeML Open RAIL-M"
 APACHE, FLUX2 = "Apache 2.0", "FLUX Non-Commercial"
-SD35 = {"guidance_scale": 4.5}
 _ROWS = (
     # id, family, licence, gated, 10^9 parameters, vae; then the revision, and what differs
     Known("black-forest-labs/FLUX.1-dev", "flux", FLUX_DEV, True, 16.9, "flux1",
@@ -78,7 +77,7 @@ _ROWS = (
     Known("stabilityai/stable-diffusion-3-medium-diffusers", "sd3", STABILITY, True, 7.7, "sd3",
           "ea42f8cef0f178587cf766dc8129abd379c90671"),
     Known("stabilityai/stable-diffusion-3.5-medium", "sd3", STABILITY, True, 8.1, "sd3",
-          "b940f670f0eda2d07fbb75229e779da1ad11eb80", settings={"steps": 40, **SD35}),
+          "b940f670f0eda2d07fbb75229e779da1ad11eb80", settings={"steps": 40, "guidance_scale": 4.5}),
     Known("stabilityai/stable-diffusion-3.5-large", "sd3", STABILITY, True, 13.8, "sd3",
           "ceddf0a7fdf2064ea28e2213e3b84e4afa170a0f", settings={"steps": 28, "guidance_scale": 3.5}),
     Known("stabilityai/stable-diffusion-3.5-large-turbo", "sd3", STABILITY, True, 13.8, "sd3",
@@ -86,8 +85,9 @@ _ROWS = (
           settings={"steps": 4, "guidance_scale": 0.0, "takes_negative": False}),
     Known("stabilityai/stable-diffusion-xl-base-1.0", "sdxl", "CreativeML Open RAIL++-M", False, 3.5, "sdxl",
           "462165984030d82259a11f4367a4eed129e94a7b"),
-    Known("stabilityai/sdxl-turbo", "sdxl", STABILITY, False, 3.5, "sdxl", "71153311d3dbb46851df1931d3ca6e939de83304",
-          512, {"steps": 4, "guidance_scale": 0.0, "takes_negative": False, "base_side": 512}),
+    Known("stabilityai/sdxl-turbo", "sdxl", "Stability AI Non-Commercial Community", False, 3.5, "sdxl",
+          "71153311d3dbb46851df1931d3ca6e939de83304", 512,
+          {"steps": 4, "guidance_scale": 0.0, "takes_negative": False, "base_side": 512}),
     Known("playgroundai/playground-v2.5-1024px-aesthetic", "sdxl", "Playground v2.5 Community", False, 3.5,
           "playground", "1e032f13f2fe6db2dc49947dbdbd196e753de573", settings={"guidance_scale": 3.0}),
     Known("stable-diffusion-v1-5/stable-diffusion-v1-5", "sd15", RAIL, False, 1.4, "sd1",
@@ -108,7 +108,7 @@ _ROWS = (
     Known("Tongyi-MAI/Z-Image", "z-image", APACHE, False, 10.3, "flux1", "04cc4abb7c5069926f75c9bfde9ef43d49423021",
           settings={"steps": 50, "guidance_scale": 4.0}),
     Known("Qwen/Qwen-Image", "qwen-image", APACHE, False, 28.8, "qwen", "75e0b4be04f60ec59a75f475837eced720f823b6"),
-    Known("Alpha-VLLM/Lumina-Image-2.0", "lumina2", APACHE, False, 5.3, "flux1"),
+    Known("Alpha-VLLM/Lumina-Image-2.0", "lumina2", APACHE, False, 5.3, "flux1", settings={"steps": 50}),
     Known("Efficient-Large-Model/Sana_1600M_1024px_BF16_diffusers", "sana", "NVIDIA NSCL v2-custom, Gemma terms",
           False, 4.5, "dc-ae-f32c32", "e18f82ddb8233fa4d979c2613f41a3ca4c5fc730"),
 )  # fmt: skip

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import torch
 from diffusers import DiffusionPipeline
 
-from lssgen.families.base import Adapter, Model
-from lssgen.families.folders import family_at, resolve, settings
-from lssgen.families.placement import LESS_MEMORY, Placement, parameters_of, placement, put, settled
-from lssgen.families.previewers import previewer
+from lssgen.families.base import Model
+from lssgen.families.folders import check_upsampler, family_at, resolve, settings
+from lssgen.families.placement import (
+    Placement,
+    less_memory,
+    out_of_memory,
+    parameters_of,
+    placement,
+    put,
+    settled,
+)
+from lssgen.families.previewers import fetch_decoder, previewer
 from lssgen.families.remote import named, variant_of, weights
 from lssgen.families.table import ModelError
 from lssgen.hub import Progress, brief
@@ -22,11 +31,13 @@ def fetch(model: str, place: Placement, progress: Progress | None = None) -> Pat
 
     Args:
         model: `embedded`, a folder or a hub id.
-        place: half-precision files are taken for 16-bit types.
+        place: files of its precision are taken where there are any.
         progress: told the share and what to say; what it raises breaks the download off. None: bars on stderr.
     """
     remote = named(model)
-    return resolve(model) if remote is None else weights(remote, place.half, progress)
+    folder = resolve(model) if remote is None else weights(remote, place.variants, progress)
+    fetch_decoder(settings(model), place.device, progress)
+    return folder
 
 
 def load(
@@ -46,37 +57,43 @@ def load(
     """
     place = place or placement()
     its, family = settings(model), family_at(model)
+    if upsampler is not None or (resolve(model) / "upsampler").is_dir():
+        check_upsampler(model, upsampler or resolve(model) / "upsampler")
     folder = fetch(model, place, progress)
+    free_memory()
     try:
-        place = settled(place, parameters_of(folder, place.half), its.name)
+        place = settled(place, parameters_of(folder, place.variants), its.name)
         pipe = DiffusionPipeline.from_pretrained(
-            folder, dtype=place.dtype, variant=variant_of(folder, place.half), use_safetensors=True,
+            folder, dtype=place.dtype, variant=variant_of(folder, place.variants), use_safetensors=True,
             local_files_only=True,
         )  # fmt: skip
         put(pipe, place)
+        pipe.set_progress_bar_config(disable=True)
+        if place.offload != "sequential" and all(p.ndim < 5 for p in pipe.vae.parameters()):  # not Qwen-Image's
+            pipe.vae.to(memory_format=torch.channels_last)  # decodes about 1.4 times as fast on a CPU
+        adapter = family.adapter_class()(pipe, its.max_sequence_length)
+        preview = previewer(its, adapter)
     except ModelError:
         raise
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise ModelError(f"{its.name} does not fit into the memory of {place.device}; use {LESS_MEMORY}") from error
     except Exception as error:  # diffusers, transformers and safetensors each raise their own kinds
+        if out_of_memory(error):
+            what = f"{its.name} does not fit into the memory of {place.device}; {less_memory(place.device)}"
+            raise ModelError(what) from error
         raise ModelError(f"the model at {folder} cannot be loaded ({brief(error)}); restore its files") from error
-    pipe.set_progress_bar_config(disable=True)
-    if all(p.ndim < 5 for p in pipe.vae.parameters()) and place.offload != "sequential":  # not Qwen-Image's video VAE
-        pipe.vae.to(memory_format=torch.channels_last)  # decodes about 1.4 times as fast on a CPU
-    adapter = family.adapter_class()(pipe, its.max_sequence_length)
-    return Model(adapter, _upsampler(upsampler or folder / "upsampler", adapter, place), previewer(its, adapter))
+    return Model(adapter, _upsampler(upsampler or folder / "upsampler", place), preview)
 
 
-def _upsampler(folder: Path, adapter: Adapter, place: Placement) -> LatentUpsampler | None:
+def free_memory() -> None:
+    """Give back what models that are gone have left, so that what is free can be told."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _upsampler(folder: Path, place: Placement) -> LatentUpsampler | None:
     if not folder.is_dir():
         return None
     try:
-        upsampler = LatentUpsampler.from_pretrained(folder, dtype=place.dtype, local_files_only=True)
+        return LatentUpsampler.from_pretrained(folder, dtype=place.dtype, local_files_only=True).to(place.device).eval()
     except Exception as error:
         raise ModelError(f"the upsampler at {folder} cannot be loaded ({brief(error)})") from error
-    if upsampler.config.in_channels != adapter.space.channels:
-        raise ModelError(
-            f"the upsampler at {folder} is for {upsampler.config.in_channels} latent channels; "
-            f"this model's VAE has {adapter.space.channels}"
-        )
-    return upsampler.to(place.device).eval()

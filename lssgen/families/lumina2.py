@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from diffusers import Lumina2Pipeline, Lumina2Transformer2DModel, SchedulerMixin
 
-from lssgen.families.base import Adapter, dit_flops, is_guided
+from lssgen.families.base import Adapter, dit_flops, is_guided, keyed
 
 
 class Lumina2Adapter(Adapter):
@@ -43,16 +43,12 @@ class Lumina2Adapter(Adapter):
 
     @torch.no_grad()
     def encode(self, prompt: str, negative_prompt: str, batch: int, guidance_scale: float | None) -> dict[str, Any]:
-        embeds, mask, negative, negative_mask = self.pipe.encode_prompt(
+        encoded = self.pipe.encode_prompt(
             prompt,
             is_guided(guidance_scale),
             negative_prompt=negative_prompt or None,
             num_images_per_prompt=batch,
             max_sequence_length=self.max_sequence_length,
         )
-        return {
-            "prompt_embeds": embeds,
-            "prompt_attention_mask": mask,
-            "negative_prompt_embeds": negative,
-            "negative_prompt_attention_mask": negative_mask,
-        }
+        names = "prompt_embeds prompt_attention_mask negative_prompt_embeds negative_prompt_attention_mask"
+        return keyed(names, encoded)

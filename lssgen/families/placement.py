@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -10,13 +10,12 @@ import torch
 from diffusers import DiffusionPipeline
 from safetensors import safe_open
 
-from lssgen.families.remote import parts, variant_of
+from lssgen.families.remote import WEIGHTS, parts, variant_of
 from lssgen.families.table import ModelError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 OFFLOADS = ("auto", "none", "model", "sequential")
 ROOM = 1.25  # memory for a run over that of the weights: an allowance, not a measurement
-LESS_MEMORY = "--offload model or sequential, --dtype bfloat16, or a smaller model or picture"
 
 
 @dataclass(frozen=True)
@@ -28,9 +27,9 @@ class Placement:
     offload: str = "auto"
 
     @property
-    def half(self) -> bool:
-        """Whether the dtype has 16 bits."""
-        return self.dtype.itemsize == 2
+    def variants(self) -> tuple[str, ...]:
+        """The variants of weights files that suit the dtype, the best first; none for float32."""
+        return {torch.bfloat16: ("bf16", "fp16"), torch.float16: ("fp16", "bf16")}.get(self.dtype, ())
 
 
 def placement(device: str | None = None, dtype: str | None = None, offload: str | None = None) -> Placement:
@@ -47,7 +46,7 @@ def placement(device: str | None = None, dtype: str | None = None, offload: str 
     """
     where = _device(device)
     if dtype in (None, "auto"):
-        no_bfloat16 = where.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
+        no_bfloat16 = where.type == "cuda" and torch.cuda.get_device_capability(where)[0] < 8  # before Ampere
         number = torch.float32 if where.type == "cpu" else torch.float16 if no_bfloat16 else torch.bfloat16
     elif dtype in DTYPES:
         number = DTYPES[dtype]
@@ -56,9 +55,9 @@ def placement(device: str | None = None, dtype: str | None = None, offload: str 
     offload = offload or "auto"
     if offload not in OFFLOADS:
         raise ValueError(f"offload is {offload!r}; it must be one of {', '.join(OFFLOADS)}")
-    if offload in ("model", "sequential") and where.type == "cpu":
-        raise ValueError(f"offload is {offload!r} but the device is the CPU; offloading needs a GPU: leave it out")
-    return Placement(where, number, "none" if where.type == "cpu" else offload)
+    if offload in ("model", "sequential") and where.type != "cuda":
+        raise ValueError(f"offload is {offload!r} but the device is {where}; offloading needs a CUDA GPU: leave it out")
+    return Placement(where, number, offload if where.type == "cuda" else "none")
 
 
 def _device(name: str | None) -> torch.device:
@@ -90,37 +89,51 @@ def settled(place: Placement, parameters: dict[str, int], name: str) -> Placemen
     size = {part: count * place.dtype.itemsize for part, count in parameters.items()}
     whole, largest = sum(size.values()), max(size.values(), default=0)
     ram = psutil.virtual_memory().available
+    if whole > ram:  # weights pass through it on their way, whatever the device
+        half = " --dtype bfloat16 halves that;" if place.dtype.itemsize == 4 else ""
+        raise ModelError(
+            _too_large(name, place, whole, "memory", ram, f"{half} else take a smaller model, or 'embedded'")
+        )
     if place.device.type != "cuda":
-        if whole > ram:
-            other = " --dtype bfloat16 halves that;" if place.dtype.itemsize == 4 else ""
-            raise ModelError(_too_large(name, place, whole, ram, f"{other} else take a smaller model, or 'embedded'"))
-        return Placement(place.device, place.dtype, "none")
+        return replace(place, offload="none")
     free = torch.cuda.mem_get_info(place.device)[0]
-    fits = {"none": whole * ROOM <= free, "model": largest * ROOM <= free and whole <= ram, "sequential": whole <= ram}
-    if place.offload != "auto":
-        if not fits[place.offload]:
-            better = next((how for how, fit in fits.items() if fit), None)
-            way = f" use --offload {better}" if better else " take a smaller model, or 'embedded'"
-            raise ModelError(_too_large(name, place, largest if place.offload == "model" else whole, free, way))
-        return place
-    how = next((how for how, fit in fits.items() if fit), None)
-    if how is None:
-        raise ModelError(_too_large(name, place, whole, ram, " take a smaller model, or 'embedded'"))
-    return Placement(place.device, place.dtype, how)
+    on_gpu = {"none": whole, "model": largest, "sequential": 0}
+    if place.offload == "auto":
+        return replace(place, offload=next(how for how, needed in on_gpu.items() if needed * ROOM <= free))
+    if on_gpu[place.offload] > free:
+        better = next(how for how, needed in on_gpu.items() if needed <= free)
+        what = on_gpu[place.offload]
+        raise ModelError(_too_large(name, place, what, "GPU memory", free, f" use --offload {better}"))
+    return place
 
 
-def _too_large(name: str, place: Placement, needed: float, free: float, way: str) -> str:
-    kind = str(place.dtype).removeprefix("torch.")
-    return f"{name} needs {needed / 1e9:.1f} GB for its weights in {kind} and {free / 1e9:.1f} GB are free:{way}"
+def _too_large(name: str, place: Placement, needed: float, kind: str, free: float, way: str) -> str:
+    number = str(place.dtype).removeprefix("torch.")
+    return f"{name} needs {needed / 1e9:.1f} GB of {kind} for weights in {number}; {free / 1e9:.1f} GB are free:{way}"
 
 
-def parameters_of(folder: Path, half: bool) -> dict[str, int]:
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out; CPUs' and Apple's allocators say so in a plain RuntimeError."""
+    words = str(error).lower()
+    kinds = (MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, kinds) or (
+        isinstance(error, RuntimeError) and ("out of memory" in words or "can't allocate memory" in words)
+    )
+
+
+def less_memory(device: torch.device) -> str:
+    """What to change where memory ran out."""
+    offload = "--offload model or sequential, " if device.type == "cuda" else ""
+    return f"use {offload}--dtype bfloat16, a smaller picture or a smaller model"
+
+
+def parameters_of(folder: Path, variants: tuple[str, ...]) -> dict[str, int]:
     """How many numbers the weights of each part of a pipeline's folder hold, from the files' heads alone."""
-    variant, counts = variant_of(folder, half), {}
+    variant, counts = variant_of(folder, variants), {}
     for part in parts(folder):
         paths = list((folder / part).glob("*.safetensors"))
         of_variant = [path for path in paths if variant and f".{variant}" in path.name]
-        for path in of_variant or [path for path in paths if path.name.count(".") == 1]:
+        for path in of_variant or [path for path in paths if WEIGHTS.fullmatch(path.name)]:
             with safe_open(path, "pt") as file:
                 shapes = [file.get_slice(key).get_shape() for key in file.keys()]  # noqa: SIM118
             counts[part] = counts.get(part, 0) + sum(int(torch.Size(shape).numel()) for shape in shapes)
@@ -128,13 +141,10 @@ def parameters_of(folder: Path, half: bool) -> dict[str, int]:
 
 
 def put(pipe: DiffusionPipeline, place: Placement) -> None:
-    """Move a pipeline to where it runs, or let accelerate bring its parts there one at a time."""
+    """Move a pipeline to where it runs, or let accelerate bring its parts there, one network or layer at a time."""
     if place.offload == "none":
         pipe.to(place.device)
-        return
-    if place.offload == "model":
+    elif place.offload == "model":
         pipe.enable_model_cpu_offload(device=place.device)
     else:
         pipe.enable_sequential_cpu_offload(device=place.device)
-    if hasattr(pipe, "unet"):  # the transformers' attention does not keep the whole matrix anyway
-        pipe.enable_attention_slicing()

@@ -10,8 +10,9 @@ from diffusers import AutoencoderTiny
 from PIL import Image
 
 from lssgen import hub
+from lssgen.families import remote
 from lssgen.families.base import Adapter
-from lssgen.families.table import Settings
+from lssgen.families.table import ModelError, Settings
 from lssgen.previews import LatentPreview, Preview
 
 log = logging.getLogger(__name__)
@@ -37,32 +38,34 @@ class TinyPreview:
 
 
 def previewer(its: Settings, adapter: Adapter) -> Preview:
-    """The best preview to be had for a loaded model, without ever waiting long for the hub.
+    """The best preview to be had for a loaded model, from what is on this machine.
 
     On a CPU a decode at each step would cost as much as the step: the linear map serves there.
     """
     if its.latent_rgb:
         return LatentPreview(its.latent_rgb)
     device = adapter.pipe._execution_device
-    if device.type != "cpu" and its.vae in TINY:
-        decoder = _tiny(TINY[its.vae])
-        if decoder is not None:
-            return TinyPreview(decoder.to(device, adapter.denoiser.dtype).eval())
+    if _wants_decoder(its, device):
+        try:
+            decoder = AutoencoderTiny.from_pretrained(remote.decoder(TINY[its.vae], offline=True))
+            if decoder.config.latent_channels == adapter.space.channels:
+                return TinyPreview(decoder.to(device, adapter.denoiser.dtype).eval())
+        except Exception as error:  # a preview is not worth a failure
+            log.info("no preview decoder (%s)", hub.brief(error))
     return fitted(adapter)
 
 
-def _tiny(repo: str) -> AutoencoderTiny | None:
-    """From the hub's cache, or the hub where it answers."""
-    try:
-        return AutoencoderTiny.from_pretrained(repo, local_files_only=True, use_safetensors=True)
-    except Exception:
-        log.info("%s is not in the cache", repo)
-    try:
-        hub.ask(lambda: AutoencoderTiny.load_config(repo))
-        return AutoencoderTiny.from_pretrained(repo, use_safetensors=True)
-    except Exception as error:  # no network, or whatever it brings: a preview is not worth a failure
-        log.info("no preview decoder (%s)", hub.brief(error))
-        return None
+def fetch_decoder(its: Settings, device: torch.device, progress: hub.Progress | None = None) -> None:
+    """Download the decoder that `previewer` would take, where the hub has it; without one nothing is lost."""
+    if _wants_decoder(its, device):
+        try:
+            remote.decoder(TINY[its.vae], progress or (lambda share, text: None))
+        except ModelError as error:
+            log.info("no preview decoder (%s)", error)
+
+
+def _wants_decoder(its: Settings, device: torch.device) -> bool:
+    return not its.latent_rgb and device.type != "cpu" and its.vae in TINY
 
 
 def fitted(adapter: Adapter) -> LatentPreview:

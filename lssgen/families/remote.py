@@ -18,13 +18,14 @@ from lssgen import hub
 from lssgen.families.known import known
 from lssgen.families.table import ModelError
 
-NAME = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@([\w.-][\w./-]{0,99}))?")
+NAME = re.compile(r"(?!.*(?:--|\.\.))([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@([\w.-][\w./-]{0,99}))?")
 CONFIGS = ("model_index.json", "lssgen.json")
 SMALL = ("config.json", "scheduler_config.json")  # of every part
+ABOUT_TOKENS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
 TOKENIZER = "tokenizer_2/tokenizer.json"  # tells how far a FLUX model reads
 WEIGHTS = re.compile(r"[\w-]+?(-\d+-of-\d+)?\.safetensors")  # without a variant in the name
-VARIANT = re.compile(r"[\w-]+\.(fp16|bf16)(-\d+-of-\d+)?\.safetensors")
-INDEX = re.compile(r"[\w-]+\.safetensors\.index(\.(fp16|bf16))?\.json")
+VARIANT = re.compile(r"(?!.*-of-\d+\.(?:fp16|bf16))[\w-]+\.(fp16|bf16)(-\d+-of-\d+)?\.safetensors")
+INDEX = re.compile(r"[\w-]+\.safetensors\.index(?:\.(fp16|bf16))?\.json")
 OTHER_WEIGHTS = (".safetensors", ".bin", ".ckpt", ".pt", ".pth", ".msgpack", ".h5", ".gguf", ".onnx", ".onnx_data",
                  ".pb", ".xml", ".index.json")  # fmt: skip
 
@@ -60,17 +61,21 @@ def configuration(remote: Remote) -> Path:
         return cached
 
     def choose(files: Mapping[str, int]) -> list[str]:
-        return [f for f in files if f in (*CONFIGS, TOKENIZER) or (f.count("/") == 1 and f.endswith(SMALL))]
+        if "model_index.json" not in files:
+            raise ModelError(f"{remote} is no diffusers pipeline (it has no model_index.json); name one that is")
+        return [
+            f for f in files if f in (*CONFIGS, TOKENIZER) or (f.count("/") == 1 and PurePosixPath(f).name in SMALL)
+        ]
 
     return _fetch(remote, choose, lambda share, text: None)
 
 
-def weights(remote: Remote, half: bool, progress: hub.Progress | None = None) -> Path:
-    """A folder with all a pipeline needs; `half`: half-precision files where there are both.
+def weights(remote: Remote, variants: tuple[str, ...], progress: hub.Progress | None = None) -> Path:
+    """A folder with all a pipeline needs.
 
     Args:
         remote: the model.
-        half: whether it will be loaded in a 16-bit type.
+        variants: of the files to take where there are any, the best first: `("bf16", "fp16")`; none for plain ones.
         progress: told the share and what to say; what it raises breaks the download off. None: bars on stderr.
 
     Raises:
@@ -80,7 +85,22 @@ def weights(remote: Remote, half: bool, progress: hub.Progress | None = None) ->
     if cached is not None and not missing(cached):
         return cached
     folder = configuration(remote)
-    return _fetch(remote, lambda files: chosen(files, parts(folder), half), progress)
+    folder = _fetch(remote, lambda files: chosen(files, parts(folder), variants), progress)
+    if missing(folder):
+        raise ModelError(f"{remote} came without {', '.join(missing(folder))}; try again, or name another revision")
+    return folder
+
+
+def decoder(repo: str, progress: hub.Progress | None = None, *, offline: bool = False) -> Path:
+    """The folder of a single small network, from the cache or, unless `offline`, the hub. Raises ModelError."""
+    cached = _cached(Remote(repo), "config.json")
+    if cached is not None and any(cached.glob("*.safetensors")):
+        return cached
+    if offline:
+        raise ModelError(f"{repo} is not in the cache")
+    return _fetch(
+        Remote(repo), lambda files: [f for f in files if f == "config.json" or WEIGHTS.fullmatch(f)], progress
+    )
 
 
 def parts(folder: Path) -> tuple[str, ...]:
@@ -89,58 +109,62 @@ def parts(folder: Path) -> tuple[str, ...]:
     return tuple(name for name, kind in index.items() if isinstance(kind, list) and kind[0])
 
 
-def chosen(files: Mapping[str, int], parts: tuple[str, ...], half: bool) -> list[str]:
+def chosen(files: Mapping[str, int], parts: tuple[str, ...], variants: tuple[str, ...]) -> list[str]:
     """The files to fetch of a repository: safetensors of one variant for each part, and all that is no weights.
 
     Raises:
         ModelError: if a network has weights in other formats only.
     """
     wanted = [name for name in files if name in CONFIGS]
+    found = {m[1] for m in (VARIANT.fullmatch(PurePosixPath(f).name) for f in files) if m}
+    best = next((v for v in variants if v in found), None)
     for part in (*parts, "upsampler"):
-        inside = [f for f in files if PurePosixPath(f).parent == PurePosixPath(part)]
-        names = {f: PurePosixPath(f).name for f in inside}
-        plain = [f for f in inside if WEIGHTS.fullmatch(names[f])]
-        variant = [f for f in inside if VARIANT.fullmatch(names[f])]
-        taken = variant if variant and (half or not plain) else plain
-        if not taken and f"{part}/config.json" in files:
+        inside = {PurePosixPath(f).name: f for f in files if PurePosixPath(f).parent == PurePosixPath(part)}
+        kinds = {name: VARIANT.fullmatch(name)[1] for name in inside if VARIANT.fullmatch(name)}
+        plain = [name for name in inside if WEIGHTS.fullmatch(name)]
+        one = best if best in kinds.values() else None if plain else next(iter(kinds.values()), None)
+        taken = [name for name in kinds if kinds[name] == one] if one else plain
+        if not taken and "config.json" in inside:
             raise ModelError(f"{part} has no safetensors weights; files that can run code are not loaded")
-        wanted += taken
-        for f in inside:
-            found = INDEX.fullmatch(names[f])
-            if found or not names[f].endswith(OTHER_WEIGHTS):
-                wanted += [f] if found is None or bool(found[1]) == (taken is variant) else []
+        indices = [name for name in inside if INDEX.fullmatch(name) and INDEX.fullmatch(name)[1] == one]
+        others = [name for name in inside if not name.endswith(OTHER_WEIGHTS) and not INDEX.fullmatch(name)]
+        wanted += [inside[name] for name in (*taken, *indices, *others)]
     return wanted
 
 
 def missing(folder: Path) -> list[str]:
-    """Parts of a pipeline's folder that are not whole: a network without weights, or with a shard too few."""
+    """Parts of a pipeline's folder that are not whole: a network without weights or with a shard too few, no words."""
     lacking = []
     for part in parts(folder):
         inside = folder / part
-        networks = (inside / "config.json").is_file()
-        shards = {path.name for path in inside.glob("*.safetensors")}
+        names = {path.name for path in inside.glob("*")}
+        shards = {name for name in names if name.endswith(".safetensors")}
         wanted = set()
         for path in inside.glob("*.safetensors.index*.json"):
             wanted |= set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
-        if not inside.is_dir() or not any(inside.iterdir()) or (networks and not shards) or wanted - shards:
+        no_words = part.startswith("tokenizer") and names <= set(ABOUT_TOKENS)
+        if not names or no_words or ("config.json" in names and not shards) or wanted - shards:
             lacking.append(part)
     return lacking
 
 
-def variant_of(folder: Path, half: bool) -> str | None:
-    """The variant to load from a folder that may have both: `fp16` or `bf16`, or None for the plain files."""
-    files = {path for part in parts(folder) for path in (folder / part).glob("*.safetensors")}
-    found = {VARIANT.fullmatch(path.name)[1] for path in files if VARIANT.fullmatch(path.name)}
-    plain = any(WEIGHTS.fullmatch(path.name) for path in files)
-    return min(found) if found and (half or not plain) else None
+def variant_of(folder: Path, variants: tuple[str, ...]) -> str | None:
+    """The variant to load a folder by: of those wanted, or one that some part has nothing else than; else None."""
+    names = {part: [path.name for path in (folder / part).glob("*.safetensors")] for part in parts(folder)}
+    found = {part: {m[1] for m in map(VARIANT.fullmatch, files) if m} for part, files in names.items()}
+    everywhere = set().union(*found.values())
+    for part, files in names.items():
+        if found[part] and not any(map(WEIGHTS.fullmatch, files)):
+            return next((v for v in variants if v in found[part]), min(found[part]))
+    return next((v for v in variants if v in everywhere), None)
 
 
-def _cached(remote: Remote) -> Path | None:
-    """The snapshot in the hub's cache, however complete."""
+def _cached(remote: Remote, name: str = "model_index.json") -> Path | None:
+    """The snapshot in the hub's cache that has this file, however complete."""
     from huggingface_hub import constants, try_to_load_from_cache
 
     cache = constants.HF_HUB_CACHE
-    found = try_to_load_from_cache(remote.repo, "model_index.json", cache_dir=cache, revision=remote.revision)
+    found = try_to_load_from_cache(remote.repo, name, cache_dir=cache, revision=remote.revision)
     return Path(found).parent if isinstance(found, str) else None
 
 
@@ -158,8 +182,6 @@ def _fetch(remote: Remote, choose: Callable[[Mapping[str, int]], list[str]], pro
     try:
         info = hub.ask(lambda: _information(remote, where), 2 * hub.SECONDS)
         files = {file.rfilename: file.size or 0 for file in info.siblings or ()}
-        if "model_index.json" not in files:
-            raise ModelError(f"{remote} is no diffusers pipeline (it has no model_index.json); name one that is")
         wanted = choose(files)
         cache = Path(constants.HF_HUB_CACHE)
         snapshot = cache / f"models--{remote.repo.replace('/', '--')}" / "snapshots" / info.sha
@@ -222,11 +244,13 @@ def _explained(remote: Remote, error: Exception) -> ModelError | None:
         )
     if status in (401, 403):
         return ModelError(f"the hub refused your token for {remote.repo}; sign in anew with 'hf auth login'")
-    if isinstance(error, (hub.HubUnreachable, OSError, errors.HfHubHTTPError)) or type(error).__module__.startswith(
-        ("httpx", "requests")
-    ):
+    if isinstance(error, (hub.HubUnreachable, OSError, ValueError, errors.HfHubHTTPError)) or type(
+        error
+    ).__module__.startswith(("httpx", "requests")):
         what = str(error) if isinstance(error, hub.HubUnreachable) else hub.brief(error)
+        main = Remote(remote.repo, "main")
+        other = f" {main}, which is in the cache," if remote != main and _cached(main) else ""
         return ModelError(
-            f"{remote} is not on this machine and could not be fetched ({what}); use 'embedded' or a folder"
+            f"{remote} is not on this machine and could not be fetched ({what}); use{other} 'embedded' or a folder"
         )
     return None

@@ -9,7 +9,7 @@ import torch
 from diffusers import SanaPipeline, SanaTransformer2DModel, SchedulerMixin
 from PIL.Image import Image
 
-from lssgen.families.base import Adapter, is_guided
+from lssgen.families.base import Adapter, is_guided, keyed
 
 
 class SanaAdapter(Adapter):
@@ -51,7 +51,7 @@ class SanaAdapter(Adapter):
     @torch.no_grad()
     def encode(self, prompt: str, negative_prompt: str, batch: int, guidance_scale: float | None) -> dict[str, Any]:
         instruction = inspect.signature(type(self.pipe).__call__).parameters["complex_human_instruction"].default
-        embeds, mask, negative, negative_mask = self.pipe.encode_prompt(
+        encoded = self.pipe.encode_prompt(
             prompt,
             is_guided(guidance_scale),
             negative_prompt=negative_prompt,
@@ -59,13 +59,9 @@ class SanaAdapter(Adapter):
             max_sequence_length=self.max_sequence_length,
             complex_human_instruction=instruction,
         )
-        return {
-            "prompt_embeds": embeds,
-            "prompt_attention_mask": mask,
-            "negative_prompt": None,  # the stock default is an empty one, which it refuses beside embeddings
-            "negative_prompt_embeds": negative,
-            "negative_prompt_attention_mask": negative_mask,
-        }
+        names = "prompt_embeds prompt_attention_mask negative_prompt_embeds negative_prompt_attention_mask"
+        # the stock default is an empty negative prompt, which it refuses beside embeddings
+        return {"negative_prompt": None, **keyed(names, encoded)}
 
     @torch.no_grad()
     def encode_images(self, images: list[Image]) -> torch.Tensor:

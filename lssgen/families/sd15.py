@@ -8,7 +8,7 @@ import torch
 from diffusers import SchedulerMixin, StableDiffusionPipeline, UNet2DConditionModel
 from PIL.Image import Image
 
-from lssgen.families.base import is_guided
+from lssgen.families.base import is_guided, keyed
 from lssgen.families.unet import UNetAdapter
 
 
@@ -27,10 +27,10 @@ class SD15Adapter(UNetAdapter):
 
     @torch.no_grad()
     def encode(self, prompt: str, negative_prompt: str, batch: int, guidance_scale: float | None) -> dict[str, Any]:
-        embeds, negative = self.pipe.encode_prompt(
+        encoded = self.pipe.encode_prompt(
             prompt, self.pipe._execution_device, batch, is_guided(guidance_scale), negative_prompt or None
         )
-        return {"prompt_embeds": embeds, "negative_prompt_embeds": negative}
+        return keyed("prompt_embeds negative_prompt_embeds", encoded)
 
     def finish(self, decoded: torch.Tensor) -> list[Image]:
         decoded, flagged = self.pipe.run_safety_checker(decoded, decoded.device, decoded.dtype)

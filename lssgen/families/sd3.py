@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from diffusers import SchedulerMixin, SD3Transformer2DModel, StableDiffusion3Pipeline
 
-from lssgen.families.base import Adapter, dit_flops, is_guided
+from lssgen.families.base import Adapter, dit_flops, is_guided, keyed
 
 CLIP_TOKENS = 77  # come before T5's
 
@@ -45,16 +45,12 @@ class SD3Adapter(Adapter):
 
     @torch.no_grad()
     def encode(self, prompt: str, negative_prompt: str, batch: int, guidance_scale: float | None) -> dict[str, Any]:
-        embeds, negative, pooled, negative_pooled = self.pipe.encode_prompt(
+        encoded = self.pipe.encode_prompt(
             prompt, None, None,
             num_images_per_prompt=batch,
             do_classifier_free_guidance=is_guided(guidance_scale),
             negative_prompt=negative_prompt or None,
             max_sequence_length=self.max_sequence_length,
         )  # fmt: skip
-        return {
-            "prompt_embeds": embeds,
-            "negative_prompt_embeds": negative,
-            "pooled_prompt_embeds": pooled,
-            "negative_pooled_prompt_embeds": negative_pooled,
-        }
+        names = "prompt_embeds negative_prompt_embeds pooled_prompt_embeds negative_pooled_prompt_embeds"
+        return keyed(names, encoded)

@@ -10,7 +10,7 @@ import torch
 from diffusers import AutoencoderKL, SchedulerMixin, StableDiffusionXLPipeline
 from PIL.Image import Image
 
-from lssgen.families.base import is_guided
+from lssgen.families.base import is_guided, keyed
 from lssgen.families.sd15 import tiny_unet
 from lssgen.families.unet import UNetAdapter
 
@@ -32,18 +32,14 @@ class SDXLAdapter(UNetAdapter):
 
     @torch.no_grad()
     def encode(self, prompt: str, negative_prompt: str, batch: int, guidance_scale: float | None) -> dict[str, Any]:
-        embeds, negative, pooled, negative_pooled = self.pipe.encode_prompt(
+        encoded = self.pipe.encode_prompt(
             prompt,
             num_images_per_prompt=batch,
             do_classifier_free_guidance=is_guided(guidance_scale),
             negative_prompt=negative_prompt or None,
         )
-        return {
-            "prompt_embeds": embeds,
-            "negative_prompt_embeds": negative,
-            "pooled_prompt_embeds": pooled,
-            "negative_pooled_prompt_embeds": negative_pooled,
-        }
+        names = "prompt_embeds negative_prompt_embeds pooled_prompt_embeds negative_pooled_prompt_embeds"
+        return keyed(names, encoded)
 
     def to_raw(self, scaled: torch.Tensor) -> torch.Tensor:
         mean, std = self._statistics(scaled)

@@ -25,7 +25,7 @@ class Settings:
     `guidance_scale` is None where guidance is built in and cannot be set; `takes_negative` says whether a negative
     prompt acts. `text_tokens` is how many the denoiser sees of a usual prompt, None where prompts are padded to
     `max_sequence_length`. `latent_rgb` is the map of `lssgen.previews.LatentPreview`. `licence` is shown where the
-    model is offered. `vae` is the key of its latent space, "" where that is not known.
+    model is offered. `vae` is the key of its latent space, as in `lssgen.families.known`, "" where that is not known.
     """
 
     name: str
@@ -126,7 +126,7 @@ _ROWS = (
         denoiser={"num_attention_heads": 24, "attention_head_dim": 128, "num_layers": 19, "num_single_layers": 38},
         vae_factor=8,
         settings=Settings(
-            name="FLUX.1-dev", vae="flux1", takes_negative=False, licence="FLUX.1 [dev] Non-Commercial License"
+            name="FLUX.1-dev", takes_negative=False, licence="FLUX.1 [dev] Non-Commercial License"
         ),
         guidance_flag="guidance_embeds",
     ),
@@ -139,7 +139,7 @@ _ROWS = (
         denoiser={"num_attention_heads": 24, "attention_head_dim": 64, "num_layers": 24},
         vae_factor=8,
         settings=Settings(
-            name="SD3 medium", vae="sd3", guidance_scale=7.0, max_sequence_length=256,
+            name="SD3 medium", guidance_scale=7.0, max_sequence_length=256,
             licence="Stability AI Community License",
         ),
     ),
@@ -160,7 +160,7 @@ _ROWS = (
         },
         vae_factor=8,
         settings=Settings(
-            name="SDXL base", vae="sdxl", steps=50, guidance_scale=5.0, max_sequence_length=77,
+            name="SDXL base", steps=50, guidance_scale=5.0, max_sequence_length=77,
             licence="CreativeML Open RAIL++-M",
         ),
     ),
@@ -180,7 +180,7 @@ _ROWS = (
         },
         vae_factor=8,
         settings=Settings(
-            name="SD 1.5", vae="sd1", steps=50, guidance_scale=7.5, max_sequence_length=77, base_side=512,
+            name="SD 1.5", steps=50, guidance_scale=7.5, max_sequence_length=77, base_side=512,
             licence="CreativeML Open RAIL-M",
         ),
     ),
@@ -201,7 +201,7 @@ _ROWS = (
         denoiser={"num_attention_heads": 32, "attention_head_dim": 128, "num_layers": 28},
         vae_factor=8,
         settings=Settings(
-            name="CogView4", vae="cogview4", steps=50, guidance_scale=3.5, max_sequence_length=1024, text_tokens=32,
+            name="CogView4", steps=50, guidance_scale=3.5, max_sequence_length=1024, text_tokens=32,
             licence="Apache License 2.0",
         ),
     ),
@@ -214,7 +214,7 @@ _ROWS = (
         denoiser={"dim": 3840, "n_layers": 30, "n_refiner_layers": 2},
         vae_factor=8,
         settings=Settings(
-            name="Z-Image Turbo", vae="flux1", steps=9, guidance_scale=0.0, text_tokens=64, licence="Apache License 2.0"
+            name="Z-Image Turbo", steps=9, guidance_scale=0.0, text_tokens=64, licence="Apache License 2.0"
         ),
     ),
     Family(
@@ -234,7 +234,7 @@ _ROWS = (
         denoiser={"num_attention_heads": 24, "attention_head_dim": 128, "num_layers": 60},
         vae_factor=8,
         settings=Settings(
-            name="Qwen-Image", vae="qwen", steps=50, guidance_scale=4.0, text_tokens=32, licence="Apache License 2.0"
+            name="Qwen-Image", steps=50, guidance_scale=4.0, text_tokens=32, licence="Apache License 2.0"
         ),
     ),
     Family(
@@ -252,7 +252,7 @@ _ROWS = (
         },
         vae_factor=8,
         settings=Settings(
-            name="Lumina Image 2.0", vae="flux1", steps=30, guidance_scale=4.0, max_sequence_length=256,
+            name="Lumina Image 2.0", steps=30, guidance_scale=4.0, max_sequence_length=256,
             licence="Apache License 2.0",
         ),
     ),
@@ -270,7 +270,7 @@ _ROWS = (
         },
         denoiser={"num_attention_heads": 70, "attention_head_dim": 32, "num_layers": 20, "mlp_ratio": 2.5},
         vae_factor=32,
-        settings=Settings(name="Sana 1.6B", vae="dc-ae-f32c32", steps=20, guidance_scale=4.5, max_sequence_length=300),
+        settings=Settings(name="Sana 1.6B", steps=20, guidance_scale=4.5, max_sequence_length=300),
     ),
     Family(
         name="flux2",
@@ -287,8 +287,8 @@ _ROWS = (
         },
         vae_factor=8,
         settings=Settings(
-            name="FLUX.2-dev", vae="flux2", steps=50, guidance_scale=4.0, takes_negative=False,
-            licence="FLUX [dev] Non-Commercial License",
+            name="FLUX.2-dev", steps=50, guidance_scale=4.0, takes_negative=False,
+            licence="FLUX Non-Commercial License",
         ),
     ),
     Family(
@@ -306,7 +306,7 @@ _ROWS = (
         },
         vae_factor=8,
         settings=Settings(
-            name="FLUX.2-klein 4B", vae="flux2", steps=4, guidance_scale=1.0, licence="Apache License 2.0"
+            name="FLUX.2-klein 4B", steps=4, guidance_scale=1.0, licence="Apache License 2.0"
         ),
     ),
 )  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from diffusers import SchedulerMixin, ZImagePipeline, ZImageTransformer2DModel
 
-from lssgen.families.base import Adapter, dit_flops, is_guided
+from lssgen.families.base import Adapter, dit_flops, is_guided, keyed
 
 
 class ZImageAdapter(Adapter):
@@ -40,10 +40,10 @@ class ZImageAdapter(Adapter):
 
     @torch.no_grad()
     def encode(self, prompt: str, negative_prompt: str, batch: int, guidance_scale: float | None) -> dict[str, Any]:
-        embeds, negative = self.pipe.encode_prompt(
+        encoded = self.pipe.encode_prompt(
             [prompt] * batch,
             do_classifier_free_guidance=is_guided(guidance_scale, self.guided_above),
             negative_prompt=[negative_prompt] * batch,
             max_sequence_length=self.max_sequence_length,
         )
-        return {"prompt_embeds": embeds, "negative_prompt_embeds": negative}
+        return keyed("prompt_embeds negative_prompt_embeds", encoded)

@@ -270,7 +270,7 @@ def train(args) -> None:
         ids = tokens([draw.caption(e) for e in examples], full=full)
         return ids, torch.stack([D.pixels_of(e, stack) for e in examples])
 
-    if args.init and not args.resume:
+    if args.init and not args.resume and not trained(args.work / CHECKPOINT):
         fit_heads(model, codes, (batch(k % 3 == 0, full=False) for k in range(HEAD_BATCHES)))
     for _ in loop:
         pairs = loop.rng.random() < SCENES

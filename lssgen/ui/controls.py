@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import secrets
+from dataclasses import replace
 
 import gradio as gr
 
+from lssgen.engine import Engine
 from lssgen.families.known import KNOWN
 from lssgen.families.table import Settings
 from lssgen.request import (
@@ -106,6 +108,20 @@ def default_request(config: AppConfig) -> GenerationRequest:
     )
 
 
+def fitting(config: AppConfig, engine: Engine | None, *, steps: bool) -> AppConfig:
+    """The page's defaults for its own model: an upsampler it has and, where `steps`, the steps it wants."""
+    if engine is None:
+        return config
+    upsampler = "pixel" if config.upsampler == "learned" and not engine.has_upsampler else config.upsampler
+    return replace(config, upsampler=upsampler, steps=steps_for(config, engine) if steps else config.steps)
+
+
+def steps_for(config: AppConfig, engine: Engine) -> Bounds:
+    """The bounds of the steps with the model's own number as their default, as far as they let it."""
+    its = min(max(engine.settings.steps, config.steps.min), config.steps.max)
+    return replace(config.steps, default=int(its))
+
+
 def new_seed() -> int:
     """A seed short enough to be read out."""
     return secrets.randbelow(1_000_000)
@@ -170,8 +186,9 @@ def seed_row(config: AppConfig) -> dict[str, gr.components.Component]:
     }
 
 
-def advanced(config: AppConfig, its: Settings | None, own: str) -> dict[str, gr.components.Component]:
-    """Everything that has a good default; `its`: the settings of the page's own model, None if it cannot be read."""
+def advanced(config: AppConfig, engine: Engine | None, own: str) -> dict[str, gr.components.Component]:
+    """Everything that has a good default; `engine`: of the page's own model, None if it cannot be read."""
+    its = engine.settings if engine else None
     guidance = its.guidance_scale if its else None
     shown = config.guidance_scale.default if guidance is None else guidance
     with gr.Row():
@@ -192,12 +209,13 @@ def advanced(config: AppConfig, its: Settings | None, own: str) -> dict[str, gr.
         ),
         "baseline": gr.Radio([(BASELINE_LABELS[b], b) for b in BASELINES], value=config.baseline, label="Baseline",
                              info="What LSSGen is compared with.", elem_id="baseline"),
-        "upsampler": gr.Dropdown(upsampler_choices(True), value=config.upsampler,
+        "upsampler": gr.Dropdown(upsampler_choices(engine is None or engine.has_upsampler), value=config.upsampler,
                                  label="Upsampler between stages", elem_id="upsampler"),
         "coupled": gr.Checkbox(config.noise == "coupled", label="Coupled noise", elem_id="coupled",
                                info="Derive every stage's noise from the baseline's, so that both pictures share their "
                                     "composition. Off: independent noise."),
-        "model": gr.Dropdown(model_choices(own), value=own, label="Model", elem_id="model",
+        "model": gr.Dropdown(model_choices(own, engine.dtype if engine else "bfloat16"), value=own, label="Model",
+                             elem_id="model",
                              info="Or type the path of a diffusers folder on this machine, or any hub id; weights are "
                                   "fetched by the first run.",
                              visible=config.allow_paths, allow_custom_value=True),
@@ -209,10 +227,10 @@ def upsampler_choices(learned: bool) -> list[tuple[str, str]]:
     return [(label, value) for value, label in UPSAMPLER_LABELS.items() if learned or value != "learned"]
 
 
-def model_choices(own: str) -> list[tuple[str, str]]:
-    """(label, value): the page's own model, the embedded one, and those of the hub that are known to fit."""
+def model_choices(own: str, dtype: str) -> list[tuple[str, str]]:
+    """(label, value): the page's own model, the embedded one, and those of the hub that are known to fit in `dtype`."""
     known = [
-        (f"{row.repo} · {row.memory_gb('bfloat16'):.0f} GB in bfloat16{' · gated' if row.gated else ''}", row.repo)
+        (f"{row.repo} · {row.memory_gb(dtype):.0f} GB{' · gated' if row.gated else ''}", row.repo)
         for row in KNOWN.values()
     ]
     return [(name, name) for name in dict.fromkeys((own, "embedded"))] + [c for c in known if c[1] != own]

@@ -55,8 +55,8 @@ def build_ui(models: Models, config: AppConfig) -> gr.Blocks:
                 _controls(parts, models, config)
             with gr.Column(scale=1, min_width=320, elem_id="results"):
                 _results(parts)
-        its = models.own_settings()
-        model, licence = (its.name, its.licence) if its else ("not found", "see the plan")
+        own = models.own()
+        model, licence = (own.settings.name, own.settings.licence) if own else ("not found", "see the plan")
         _html(FOOTER.format(model=escape(model), licence=escape(licence)))
         _wire(page, studio, parts)
     return page
@@ -74,7 +74,7 @@ def _controls(parts: dict[str, Any], models: Models, config: AppConfig) -> None:
     with gr.Group(), gr.Row():
         parts |= seed_row(config)
     with gr.Accordion("Size, steps and comparison", open=False, elem_id="advanced"):
-        parts |= advanced(config, models.own_settings(), models.default)
+        parts |= advanced(config, models.own(), models.default)
 
 
 def _results(parts: dict[str, Any]) -> None:

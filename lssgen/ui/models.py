@@ -7,7 +7,8 @@ import threading
 import time
 
 from lssgen.engine import Engine
-from lssgen.families.table import ModelError, Settings
+from lssgen.families.placement import placement as placement_of
+from lssgen.families.table import ModelError
 from lssgen.request import GenerationRequest
 
 log = logging.getLogger(__name__)
@@ -21,45 +22,56 @@ class Models:
 
     Args:
         default: the page's own model: `embedded`, a path or a hub id.
-        engine: its engine, if it could be made; otherwise it is tried again at each use.
+        engine: its engine, if it could be made; otherwise it is tried again from time to time.
+        placement: `device`, `dtype` and `offload` of every engine, as `Engine` takes them.
+
+    Raises:
+        ValueError: for a placement this machine does not have.
     """
 
-    def __init__(self, default: str, engine: Engine | None = None) -> None:
+    def __init__(self, default: str, engine: Engine | None = None, **placement: str | None) -> None:
+        placement_of(**placement)  # a device that is not here is told at once
         self.default = default
         self.warm = threading.Event()  # set once the first loading is over, well or not
         self.warm.set()
-        self._own, self._other, self._other_name = engine, None, ""
-        self._failed: tuple[str, float, ModelError] | None = None
-        self._lock = threading.Lock()
+        self._placement = placement
+        self._engines: dict[str, Engine] = {default: engine} if engine else {}
+        self._failed: dict[str, tuple[float, ModelError]] = {}
+        self._lock, self._making = threading.Lock(), threading.Lock()
 
     def get(self, name: str) -> Engine:
         """The engine of a model; its weights may not be loaded yet. Raises ModelError."""
         with self._lock:
-            if name == self.default:
-                self._own = self._own or Engine(name)
-                return self._own
-            if name != self._other_name:
-                if self._failed and self._failed[0] == name and time.monotonic() - self._failed[1] < RETRY_SECONDS:
-                    raise self._failed[2]
-                self._other, self._other_name = None, ""  # let go of the old weights first
-                try:
-                    self._other, self._other_name = Engine(name), name
-                except ModelError as error:
-                    self._failed = name, time.monotonic(), error
-                    raise
-            return self._other
+            if name in self._engines:
+                return self._engines[name]
+        with self._making:  # may ask the hub, for seconds: those whose engine is there do not wait
+            with self._lock:
+                if name in self._engines:
+                    return self._engines[name]
+            when, error = self._failed.get(name, (0.0, None))
+            if error is not None and time.monotonic() - when < RETRY_SECONDS:
+                raise error
+            try:
+                engine = Engine(name, **self._placement)
+            except ModelError as error:
+                self._failed = {name: (time.monotonic(), error)}
+                raise
+            with self._lock:
+                own = self._engines.get(self.default)
+                self._engines = {name: engine} | ({self.default: own} if own is not None else {})
+            return engine
 
     def alone(self, engine: Engine) -> None:
         """Take the weights of every other engine out of memory."""
         with self._lock:
-            others = [e for e in (self._own, self._other) if e is not None and e is not engine and e.loaded]
+            others = [e for e in self._engines.values() if e is not engine and e.loaded]
         for other in others:
             other.unload()
 
-    def own_settings(self) -> Settings | None:
-        """The settings of the page's own model; None if it cannot be read, which the plan then explains."""
+    def own(self) -> Engine | None:
+        """The page's own engine; None if it cannot be made, which the plan then explains."""
         try:
-            return self.get(self.default).settings
+            return self.get(self.default)
         except ValueError:  # ModelError among them
             return None
         except Exception:  # whatever damaged files lead to, the page opens and says so

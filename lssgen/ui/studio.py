@@ -21,7 +21,7 @@ from lssgen.request import GenerationRequest
 from lssgen.sampler import Stopped
 from lssgen.scoring import fetch_topiq, topiq_status
 from lssgen.spacefile import AppConfig
-from lssgen.ui.controls import NAMES, model_from, new_seed, request_from, upsampler_choices
+from lssgen.ui.controls import NAMES, model_from, new_seed, request_from, steps_for, upsampler_choices
 from lssgen.ui.models import Models
 from lssgen.ui.outputs import Changes, Outputs, buttons, score_outputs, section, view_outputs
 from lssgen.ui.render import changed_html, error_html, plan_html, status_html
@@ -36,8 +36,11 @@ POLL = 0.1  # seconds between looks at something another thread does
 METRICS_IN_ORDER = ("piqe", "topiq")  # the quick one first
 
 
-def telling(work: Callable[[Progress], object]) -> Iterator[str]:
-    """What `work(progress)` says while it runs in a thread, twice a second at most; what it raises is raised here."""
+def telling(work: Callable[[Progress], object], stop: threading.Event | None = None) -> Iterator[str]:
+    """What `work(progress)` says while it runs in a thread, twice a second at most; what it raises is raised here.
+
+    When `stop` is set this ends at once, whatever the thread is waiting for; the thread ends with its next progress.
+    """
     said: queue.Queue[str | BaseException | None] = queue.Queue()
 
     def target() -> None:
@@ -49,7 +52,13 @@ def telling(work: Callable[[Progress], object]) -> Iterator[str]:
 
     threading.Thread(target=target, name="lssgen-fetch", daemon=True).start()
     last = 0.0
-    while (item := said.get()) is not None:
+    while stop is None or not stop.is_set():
+        try:
+            item = said.get(timeout=POLL)
+        except queue.Empty:
+            continue
+        if item is None:
+            return
         if isinstance(item, BaseException):
             raise item
         if time.monotonic() - last > 0.5:
@@ -96,8 +105,7 @@ class Studio:
                 own = values["guidance_scale"] = its.guidance_scale
                 outputs["negative_prompt"] = gr.update(visible=its.takes_negative)
                 outputs["guidance_scale"] = gr.update(visible=own is not None, value=own)
-                steps = min(max(its.steps, self.config.steps.min), self.config.steps.max)
-                outputs["steps"] = values["steps"] = int(steps)
+                outputs["steps"] = values["steps"] = steps_for(self.config, engine).default
                 if values["upsampler"] == "learned" and not engine.has_upsampler:
                     values["upsampler"] = "pixel"
                 choices = upsampler_choices(engine.has_upsampler)
@@ -254,7 +262,7 @@ class Studio:
             engine.fetch(tell)
 
         with suppress(Stopped):
-            for text in telling(work):
+            for text in telling(work, session.stop):
                 yield {"status": status_html(ViewState(LOADING, f"the model: {text} …"))}
 
     def _broke_off(self, session: Session, message: str, begun: bool) -> Iterator[Outputs]:

@@ -15,6 +15,7 @@ from lssgen.families.folders import settings
 from lssgen.families.load import load
 from lssgen.families.placement import placement
 from lssgen.families.previewers import TinyPreview, colour_fields, fitted, previewer
+from lssgen.families.table import ModelError
 from lssgen.previews import LatentPreview
 
 
@@ -53,14 +54,22 @@ def test_a_tiny_decoder_shows_the_picture_at_its_size():
     assert TinyPreview(decoder).image(torch.full((1, 4, 8, 8), torch.nan)).size == (64, 64)
 
 
-def test_without_a_hub_the_map_is_fitted(embedded, monkeypatch):
-    """As on a GPU, where a tiny decoder is asked for first; here none is to be had."""
-    asked = []
-    monkeypatch.setattr(previewers, "_tiny", lambda repo: asked.append(repo))
+def test_a_decoder_of_the_same_latents_shows_the_steps_on_a_gpu(embedded, monkeypatch, tmp_path):
+    """Here on a CPU that passes for one; without a decoder, or with one of other latents, the map is fitted."""
     its = replace(settings("embedded"), latent_rgb=None, vae="flux1")
     assert isinstance(previewer(its, embedded.adapter), LatentPreview)
-    assert asked == []
-    monkeypatch.setattr(type(embedded.adapter.pipe), "_execution_device", torch.device("meta"))
-    monkeypatch.setattr(previewers, "fitted", lambda adapter: "fitted")
-    assert previewer(its, embedded.adapter) == "fitted"
-    assert asked == ["madebyollin/taef1"]
+    monkeypatch.setattr(previewers, "_wants_decoder", lambda its, device: True)
+    for channels, kind in ((16, TinyPreview), (4, LatentPreview)):
+        decoder = AutoencoderTiny(
+            encoder_block_out_channels=(8,) * 4, decoder_block_out_channels=(8,) * 4, latent_channels=channels
+        )
+        decoder.save_pretrained(tmp_path / str(channels))
+        found = tmp_path / str(channels)
+        monkeypatch.setattr(previewers.remote, "decoder", lambda repo, offline, found=found: found)
+        assert isinstance(previewer(its, embedded.adapter), kind)
+
+    def absent(repo, offline):
+        raise ModelError(f"{repo} is not in the cache")
+
+    monkeypatch.setattr(previewers.remote, "decoder", absent)
+    assert isinstance(previewer(its, embedded.adapter), LatentPreview)

@@ -9,13 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from diffusers import AutoencoderTiny
 from safetensors.torch import load_file, save_file
 
 from lssgen.engine import Engine
 from lssgen.events import ArmFinished
 from lssgen.families import folders, remote
 from lssgen.families.known import KNOWN, known
-from lssgen.families.placement import placement
+from lssgen.families.load import load
+from lssgen.families.placement import parameters_of, placement
 from lssgen.families.remote import Remote, chosen, missing, named, variant_of, weights
 from lssgen.families.table import FAMILIES, ModelError
 from lssgen.request import GenerationRequest
@@ -90,7 +93,7 @@ ALWAYS = {
 
 
 def test_half_precision_takes_the_smaller_files_where_there_are_any():
-    assert set(chosen(FILES, PARTS, half=True)) == ALWAYS | {
+    assert set(chosen(FILES, PARTS, ("bf16", "fp16"))) == ALWAYS | {
         "unet/diffusion_pytorch_model.fp16.safetensors",
         "text/model.fp16.safetensors",
         "text/model.safetensors.index.fp16.json",
@@ -98,7 +101,7 @@ def test_half_precision_takes_the_smaller_files_where_there_are_any():
 
 
 def test_full_precision_takes_the_plain_files():
-    assert set(chosen(FILES, PARTS, half=False)) == ALWAYS | {
+    assert set(chosen(FILES, PARTS, ())) == ALWAYS | {
         "unet/diffusion_pytorch_model.safetensors",
         "text/model-00001-of-00002.safetensors",
         "text/model-00002-of-00002.safetensors",
@@ -109,7 +112,17 @@ def test_full_precision_takes_the_plain_files():
 def test_pickles_are_never_taken():
     files = {"model_index.json": 1, "unet/config.json": 1, "unet/diffusion_pytorch_model.bin": 1}
     with pytest.raises(ModelError, match="unet has no safetensors weights"):
-        chosen(files, ("unet",), half=True)
+        chosen(files, ("unet",), ("fp16",))
+
+
+def test_one_variant_is_taken_of_two_and_old_names_are_not_known():
+    names = ["model.fp16.safetensors", "model.bf16.safetensors", "model.safetensors"]
+    files = {"model_index.json": 1, **{f"unet/{name}": 1 for name in names}}
+    assert chosen(files, ("unet",), ("bf16", "fp16"))[1:] == ["unet/model.bf16.safetensors"]
+    assert chosen(files, ("unet",), ("fp16", "bf16"))[1:] == ["unet/model.fp16.safetensors"]
+    assert chosen(files, ("unet",), ())[1:] == ["unet/model.safetensors"]
+    old = {"model_index.json": 1, "unet/model-00001-of-00002.fp16.safetensors": 1, "unet/model.safetensors": 1}
+    assert chosen(old, ("unet",), ("fp16",))[1:] == ["unet/model.safetensors"]
 
 
 def test_a_hub_model_is_planned_without_weights_run_and_kept(served, tiny_folder):
@@ -141,12 +154,16 @@ def test_a_download_that_was_broken_off_is_gone_on_with(served):
         raise Enough
 
     with pytest.raises(Enough):
-        weights(Remote(REPO), False, stop)
-    folder = weights(Remote(REPO), False)
+        weights(Remote(REPO), (), stop)
+    folder = weights(Remote(REPO), ())
     assert missing(folder) == []
     (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
     assert missing(folder) == ["vae"]
-    assert missing(weights(Remote(REPO), False)) == []
+    assert missing(weights(Remote(REPO), ())) == []
+    for path in (folder / "tokenizer").iterdir():
+        if path.name not in remote.ABOUT_TOKENS:
+            path.unlink()
+    assert missing(folder) == ["tokenizer"], "words without which nothing loads"
 
 
 def test_a_missing_shard_is_noticed(tiny_folder, tmp_path):
@@ -168,11 +185,26 @@ def test_a_missing_shard_is_noticed(tiny_folder, tmp_path):
 
 def test_the_variant_is_read_off_the_files(tiny_folder, tmp_path):
     folder = shutil.copytree(tiny_folder, tmp_path / "model")
-    assert variant_of(folder, half=True) is None
+    assert variant_of(folder, ("fp16",)) is None
     file = folder / "vae" / "diffusion_pytorch_model.safetensors"
     file.rename(file.with_name("diffusion_pytorch_model.fp16.safetensors"))
-    assert variant_of(folder, half=True) == "fp16"
-    assert variant_of(folder, half=False) is None  # the other parts have plain files
+    assert variant_of(folder, ("bf16", "fp16")) == "fp16"
+    assert variant_of(folder, ()) == "fp16", "there is nothing else of the VAE"
+    assert parameters_of(folder, ())["vae"] > 0
+    assert load(str(folder), placement("cpu")).adapter.pipe.vae.dtype == torch.float32
+
+
+def test_a_decoder_for_previews_is_fetched_once(served, tmp_path):
+    AutoencoderTiny(encoder_block_out_channels=(8,) * 4, decoder_block_out_channels=(8,) * 4).save_pretrained(
+        tmp_path / "taesd"
+    )
+    served.repos["madebyollin/taesd"] = tmp_path / "taesd"
+    with pytest.raises(ModelError, match="not in the cache"):
+        remote.decoder("madebyollin/taesd", offline=True)
+    folder = remote.decoder("madebyollin/taesd")
+    served.repos.clear()
+    assert remote.decoder("madebyollin/taesd") == folder == remote.decoder("madebyollin/taesd", offline=True)
+    assert AutoencoderTiny.from_pretrained(folder).config.latent_channels == 4
 
 
 def test_gated_models_say_how_to_get_in(served, monkeypatch):

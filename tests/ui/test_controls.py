@@ -109,9 +109,9 @@ def test_a_model_that_is_no_text_is_refused(config, values, value):
 
 
 def test_models_of_the_hub_are_offered_with_what_they_need():
-    choices = dict(model_choices("embedded"))
+    choices = dict(model_choices("embedded", "bfloat16"))
     assert next(iter(choices.items())) == ("embedded", "embedded")
-    assert choices["black-forest-labs/FLUX.1-dev · 34 GB in bfloat16 · gated"] == "black-forest-labs/FLUX.1-dev"
-    assert list(dict(model_choices("/models/mine")).values())[:2] == ["/models/mine", "embedded"]
+    assert choices["black-forest-labs/FLUX.1-dev · 34 GB · gated"] == "black-forest-labs/FLUX.1-dev"
+    assert list(dict(model_choices("/models/mine", "float32")).values())[:2] == ["/models/mine", "embedded"]
     own = "stabilityai/sdxl-turbo"
-    assert [v for _, v in model_choices(own)].count(own) == 1
+    assert [v for _, v in model_choices(own, "float32")].count(own) == 1

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from lssgen import scoring
+from lssgen.families.remote import missing
 from lssgen.hub import HubUnreachable
 from lssgen.pictures import read_settings
 from lssgen.scoring import Score
@@ -274,12 +275,20 @@ def test_a_model_of_the_hub_is_fetched_when_it_runs(studio, session, values, hub
     assert own.loaded
 
 
-def test_stop_breaks_a_download_off(studio, session, values, hub):
-    steps = studio.run(session, *{**values, "model": "someone/tiny"}.values())
-    next(steps)
+def test_stop_breaks_a_download_off(studio, session, values, hub, tmp_path):
+    steps, cache = studio.run(session, *{**values, "model": "someone/tiny"}.values()), tmp_path / "hub"
+    hub.gate.clear()
+    while " MB" not in next(steps).get("status", ""):
+        pass
     session.stop.set()
-    assert "before the run began" in list(steps)[-1]["status"]
+    assert "before the run began" in list(steps)[-1]["status"], "the page is free, though nothing flows"
+    hub.gate.set()
+    for thread in threading.enumerate():
+        if thread.name == "lssgen-fetch":
+            thread.join(30)
     assert not studio.models.get("someone/tiny").loaded
+    (snapshot,) = cache.glob("models--someone--tiny/snapshots/*")
+    assert missing(snapshot), "what came later was not taken"
 
 
 def test_a_hub_that_is_not_there_is_asked_once(studio, session, values, hub, monkeypatch):
