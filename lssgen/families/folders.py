@@ -66,7 +66,9 @@ def settings(model: str) -> Settings:
     folder, remote = resolve(model), named(model)
     family = _family(folder)
     row = known(remote.repo) if remote else known_by_name(folder.name)
-    facts = {"vae": row.vae, "licence": row.licence, **(row.settings or {})} if row else {}
+    facts = {}
+    if row and row.family == family.name:
+        facts = {"vae": row.vae, "licence": row.licence, **(row.settings or {})}
     if _read_json(folder / "model_index.json").get("is_distilled"):  # FLUX.2 klein
         facts.setdefault("takes_negative", False)
     own = _read_json(folder / "lssgen.json") if (folder / "lssgen.json").is_file() else {}
