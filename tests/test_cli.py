@@ -224,7 +224,7 @@ def test_a_model_runs_in_another_dtype_on_a_named_device(capsys, tiny_folder, tm
         (["bench", "--repeat", "0"], "from 1 to 1000"),
         (["bench", "--device", "tpu"], "this machine has cpu"),
         (["bench", "--dtype", "int8"], "must be auto, float32, bfloat16, float16"),
-        (["bench", "--device", "cpu", "--offload", "model"], "needs a GPU"),
+        (["bench", "--device", "cpu", "--offload", "model"], "needs a CUDA GPU"),
         (["bench", "--upsampler-from", "/nowhere"], "no upsampler at /nowhere"),
         (["nonsense"], "plan"),
         ([], "COMMAND"),
