@@ -38,7 +38,8 @@ class Remote:
     revision: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.repo}@{self.revision}" if self.revision else self.repo
+        commit = self.revision and re.fullmatch("[0-9a-f]{40}", self.revision)
+        return f"{self.repo}@{self.revision[:8] if commit else self.revision}" if self.revision else self.repo
 
 
 def named(model: str) -> Remote | None:
