@@ -18,6 +18,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TQDM_DISABLE", "1")  # progress bars of loading models
 os.environ.setdefault("HF_HUB_DISABLE_XET", "1")  # its downloads cannot be stopped
 
+from lssgen.options import add_placement
 from lssgen.spacefile import SpacefileError, read
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -32,9 +33,7 @@ def main(argv: list[str] | None = None) -> int:
         "--port", type=int, default=port, help="port (the first free one from 7860 on, or GRADIO_SERVER_PORT)"
     )
     parser.add_argument("--model", help="'embedded', a diffusers folder or a hub id, in place of the Spacefile's")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 or mps; a GPU if there is one")
-    parser.add_argument("--dtype", help="float32, bfloat16 or float16; on a CPU float32, on a GPU bfloat16")
-    parser.add_argument("--offload", help="on a GPU: none, model, sequential; the first that fits if left out")
+    add_placement(parser)
     parser.add_argument("--no-warm-up", action="store_true", help="load the model at the first run only")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")

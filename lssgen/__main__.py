@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from lssgen import __version__
+from lssgen.options import add_placement
 from lssgen.request import BASELINES, NOISES, SCHEDULES, UPSAMPLERS, GenerationRequest
 
 if TYPE_CHECKING:
@@ -113,9 +114,7 @@ def _run_arguments(parser: Parser) -> None:
 
 
 def _engine_arguments(parser: Parser) -> None:
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 or mps; a GPU if there is one")
-    parser.add_argument("--dtype", help="float32, bfloat16 or float16; on a CPU float32, on a GPU bfloat16")
-    parser.add_argument("--offload", help="on a GPU: none, model, sequential; the first that fits if left out")
+    add_placement(parser)
     parser.add_argument("--upsampler", choices=UPSAMPLERS, help="learned where the model has one, else bicubic")
     parser.add_argument("--upsampler-from", type=Path, metavar="DIR", help="a LatentUpsampler's folder")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from statistics import median
 from typing import Any
 
@@ -60,8 +59,8 @@ def orchestration(model: Model, engine: Engine, request: GenerationRequest, repe
     and numbers of steps, by turns; `over` is the median of their ratios, less 1.
     """
     stages, adapter = engine.plan(request).stages, model.adapter
-    scale = engine.settings.guidance_scale if request.guidance_scale is None else request.guidance_scale
-    request = replace(request, guidance_scale=scale)
+    request = engine.filled(request)
+    scale = request.guidance_scale
     guidance = {} if scale is None else {adapter.guidance_argument: scale}
     encoded = adapter.encode(request.prompt, request.negative_prompt, len(request.seeds), scale)
     times: dict[str, list[float]] = {"staged": [], "stock": []}

@@ -53,19 +53,13 @@ class Engine:
         upsampler: Path | None = None,
     ) -> None:
         self._place = placement(device, dtype, offload)
-        if upsampler is not None and not (upsampler / "config.json").is_file():
-            raise ValueError(f"no upsampler at {upsampler} (it has no config.json); name a LatentUpsampler's folder")
         self.settings = folders.settings(model)
         self._name, self._upsampler = model, upsampler
         self._guided_above = folders.family_at(model).adapter_class().guided_above
         self._source: ScheduleSource = folders.source(model)
         self._model: Model | None = None
-        folder = folders.resolve(model)
-        own = folder / "upsampler"
-        self.has_upsampler = upsampler is not None or own.is_dir()
-        if self.has_upsampler:
-            folders.check_upsampler(model, upsampler or own)
-        self._reader = PromptReader(folder, self.settings.max_sequence_length)
+        self.has_upsampler = folders.upsampler_folder(model, upsampler) is not None
+        self._reader = PromptReader(folders.resolve(model), self.settings.max_sequence_length)
 
     def plan(self, request: GenerationRequest) -> Plan:
         """The stages of both arms, with notes on what is not as asked. Quick, needs no weights. Raises ValueError."""
@@ -73,7 +67,7 @@ class Engine:
             raise ValueError(f"guidance_scale is {request.guidance_scale:g}; this model has it built in: leave it out")
         if request.negative_prompt and not self.settings.takes_negative:
             raise ValueError("negative_prompt is given; this model takes none: leave it out")
-        guidance = self._filled(request).guidance_scale
+        guidance = self.filled(request).guidance_scale
         if request.negative_prompt and guidance is not None and guidance <= self._guided_above:
             raise ValueError(
                 f"negative_prompt is given but guidance_scale is {guidance:g}; it acts above {self._guided_above:g}: "
@@ -87,7 +81,7 @@ class Engine:
     @property
     def dtype(self) -> str:
         """The name of the precision it runs in."""
-        return str(self._place.dtype).removeprefix("torch.")
+        return self._place.dtype_name
 
     @property
     def loaded(self) -> bool:
@@ -119,7 +113,7 @@ class Engine:
             ValueError: for a request this model cannot run.
         """
         request = request or GenerationRequest(prompt="warm-up")
-        single = self._filled(replace(request, seeds=request.seeds[:1]))
+        single = self.filled(replace(request, seeds=request.seeds[:1]))
         arms = self._arms(single)
 
         def work() -> None:
@@ -154,7 +148,7 @@ class Engine:
     def _stream(
         self, request: GenerationRequest, names: tuple[str, ...], stop: threading.Event | None
     ) -> Iterator[Event]:
-        request = self._filled(request)
+        request = self.filled(request)
         arms = self._arms(request)
 
         def work(emit: Emit, stopped: Stop) -> None:
@@ -173,7 +167,7 @@ class Engine:
         self._model = None
         free_memory()
 
-    def _filled(self, request: GenerationRequest) -> GenerationRequest:
+    def filled(self, request: GenerationRequest) -> GenerationRequest:
         """The request with the model's own guidance_scale where none was asked for."""
         own = self.settings.guidance_scale
         return replace(request, guidance_scale=own) if request.guidance_scale is None else request

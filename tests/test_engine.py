@@ -16,7 +16,7 @@ from diffusers import DiffusionPipeline
 
 from lssgen.engine import Engine
 from lssgen.events import ArmFailed, ArmFinished, StageFinished, Stepped
-from lssgen.families.folders import ASSETS, check_upsampler
+from lssgen.families.folders import ASSETS, upsampler_folder
 from lssgen.families.table import ModelError
 from lssgen.request import GenerationRequest
 from lssgen.worker import in_worker
@@ -164,7 +164,7 @@ def test_an_upsampler_can_be_named(tiny_folder, tmp_path):
 def test_an_upsampler_of_other_latents_is_refused_before_anything_is_loaded(tmp_path):
     """With as many channels it once ran, and drew garbage."""
     own, other = ASSETS / "embedded" / "upsampler", tmp_path / "other"
-    check_upsampler("embedded", own)
+    assert upsampler_folder("embedded") == upsampler_folder("embedded", own) == own
     shutil.copytree(own, other)
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps({**config, "vae": "flux1"}))

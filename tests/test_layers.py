@@ -14,6 +14,7 @@ LEVELS = {
     "sizes": 0,
     "worker": 0,
     "hub": 0,
+    "options": 0,
     "events": 0,
     "spacefile": 1,
     "schedule": 1,

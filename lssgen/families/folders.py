@@ -94,8 +94,17 @@ def source(model: str) -> ScheduleSource:
     return Source(its.name, adapter, scheduler, denoiser, factor, tokens, its.base_side)
 
 
-def check_upsampler(model: str, folder: Path) -> None:
-    """Refuse an upsampler of another latent space, by what its config.json says. Raises ModelError."""
+def upsampler_folder(model: str, given: Path | None = None) -> Path | None:
+    """The folder of the learned upsampler: the given one, else the model's own `upsampler/`, else None.
+
+    Raises:
+        ModelError: if there is none where one was given, or its config.json tells of another latent space.
+    """
+    folder = given or resolve(model) / "upsampler"
+    if given is None and not folder.is_dir():
+        return None
+    if given is not None and not (folder / "config.json").is_file():
+        raise ModelError(f"no upsampler at {folder} (it has no config.json); name a LatentUpsampler's folder")
     config, vae = _read_json(folder / "config.json"), _read_json(resolve(model) / "vae" / "config.json")
     ours, its = settings(model).vae, config.get("vae")
     if its and ours and its != ours:
@@ -103,6 +112,7 @@ def check_upsampler(model: str, folder: Path) -> None:
     channels, wanted = config.get("in_channels"), vae.get("latent_channels") or vae.get("z_dim")
     if channels != wanted:
         raise ModelError(f"the upsampler at {folder} is for {channels} latent channels; this model's VAE has {wanted}")
+    return folder
 
 
 def vae_factor(config: dict[str, Any]) -> int:

@@ -9,7 +9,7 @@ import torch
 from diffusers import DiffusionPipeline
 
 from lssgen.families.base import Model
-from lssgen.families.folders import check_upsampler, family_at, resolve, settings
+from lssgen.families.folders import family_at, resolve, settings, upsampler_folder
 from lssgen.families.placement import (
     Placement,
     less_memory,
@@ -57,8 +57,7 @@ def load(
     """
     place = place or placement()
     its, family = settings(model), family_at(model)
-    if upsampler is not None or (resolve(model) / "upsampler").is_dir():
-        check_upsampler(model, upsampler or resolve(model) / "upsampler")
+    upsampler_folder(model, upsampler)  # refused before anything is downloaded
     folder = fetch(model, place, progress)
     free_memory()
     try:
@@ -80,7 +79,7 @@ def load(
             what = f"{its.name} does not fit into the memory of {place.device}; {less_memory(place.device)}"
             raise ModelError(what) from error
         raise ModelError(f"the model at {folder} cannot be loaded ({brief(error)}); restore its files") from error
-    return Model(adapter, _upsampler(upsampler or folder / "upsampler", place), preview)
+    return Model(adapter, _upsampler(upsampler_folder(model, upsampler), place), preview)
 
 
 def free_memory() -> None:
@@ -90,8 +89,8 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _upsampler(folder: Path, place: Placement) -> LatentUpsampler | None:
-    if not folder.is_dir():
+def _upsampler(folder: Path | None, place: Placement) -> LatentUpsampler | None:
+    if folder is None:
         return None
     try:
         return LatentUpsampler.from_pretrained(folder, dtype=place.dtype, local_files_only=True).to(place.device).eval()

@@ -27,6 +27,11 @@ class Placement:
     offload: str = "auto"
 
     @property
+    def dtype_name(self) -> str:
+        """One of DTYPES."""
+        return str(self.dtype).removeprefix("torch.")
+
+    @property
     def variants(self) -> tuple[str, ...]:
         """The variants of weights files that suit the dtype, the best first; none for float32."""
         return {torch.bfloat16: ("bf16", "fp16"), torch.float16: ("fp16", "bf16")}.get(self.dtype, ())
@@ -108,8 +113,8 @@ def settled(place: Placement, parameters: dict[str, int], name: str) -> Placemen
 
 
 def _too_large(name: str, place: Placement, needed: float, kind: str, free: float, way: str) -> str:
-    number = str(place.dtype).removeprefix("torch.")
-    return f"{name} needs {needed / 1e9:.1f} GB of {kind} for weights in {number}; {free / 1e9:.1f} GB are free:{way}"
+    amount, there = f"{needed / 1e9:.1f} GB of {kind}", f"{free / 1e9:.1f} GB are free"
+    return f"{name} needs {amount} for weights in {place.dtype_name}; {there}:{way}"
 
 
 def out_of_memory(error: BaseException) -> bool:

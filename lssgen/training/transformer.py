@@ -174,20 +174,23 @@ def sigmas(count: int, size: int, between: tuple[float, float]) -> torch.Tensor:
     return shifted(u.clamp(1e-3, 1 - 1e-4), tokens)
 
 
-def kind_of(share: float, rng: random.Random) -> Kind:
-    """What to train on at this moment."""
+def kind_of(share: float, rng: random.Random) -> str:
+    """What to train on at this moment, a key of KINDS."""
     shares = next(shares for end, shares in SCHEDULE if share < end)
-    return KINDS[rng.choices(list(shares), list(shares.values()))[0]]
+    return rng.choices(list(shares), list(shares.values()))[0]
 
 
 def told_apart(
     model: Model, given: tuple[torch.Tensor, ...], empty: tuple, v: torch.Tensor, told: torch.Tensor
 ) -> torch.Tensor:
-    """What the caption changes in v (B, n, 64), 0 where none is given or sigma is below GUIDED_ABOVE."""
+    """What the caption changes in v (B, n, 64), 0 where none is given or sigma is below GUIDED_ABOVE.
+
+    Never by a compiled graph: one would be made for every number of pictures it is asked of.
+    """
     x, sigma, ids = given
     change, rows = torch.zeros_like(v), told & (sigma > GUIDED_ABOVE)
     if rows.any():
-        with torch.no_grad(), autocast():
+        with torch.no_grad(), autocast(), torch.compiler.set_stance("force_eager"):
             change[rows] = v.detach()[rows] - model(x[rows], sigma[rows], ids, empty).float()
     return change
 
@@ -251,12 +254,13 @@ def train(args) -> None:
         model.transformer.compile(dynamic=False)  # one graph for each kind
     for _ in loop:
         share = (1 + loop.share) / 2 if args.init else loop.share
-        kind = kind_of(share, loop.rng)
+        name = kind_of(share, loop.rng)
+        kind = KINDS[name]
         noisy = NOISY if share < NOISY_UNTIL else 0.0
         guidance = GUIDANCE[kind.size] if share >= GUIDED_FROM else 0.0
         loss = loss_of(model, batches(kind), kind, tokens, loop.rng, noisy, guidance)
         loop.update(loss.mean())
-        seen.setdefault(next(k for k, v in KINDS.items() if v is kind), []).append(loss.mean().item())
+        seen.setdefault(name, []).append(loss.mean().item())
         loop.report(lambda: "loss " + " ".join(f"{k}: {np.mean(v[-40:]):.4f}" for k, v in sorted(seen.items())))
 
 

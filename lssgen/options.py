@@ -1,0 +1,12 @@
+"""Command-line options that the page's server and the commands share."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_placement(parser: argparse.ArgumentParser) -> None:
+    """--device, --dtype and --offload, as `lssgen.families.placement.placement` takes them."""
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 or mps; a GPU if there is one")
+    parser.add_argument("--dtype", help="float32, bfloat16 or float16; on a CPU float32, on a GPU bfloat16")
+    parser.add_argument("--offload", help="on a GPU: none, model, sequential; the first that fits if left out")
