@@ -1,4 +1,4 @@
-"""As much of the Hugging Face hub as models need, served from folders on this machine."""
+"""As much of the Hugging Face hub as models and weights files need, served from folders on this machine."""
 
 from __future__ import annotations
 

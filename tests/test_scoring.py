@@ -1,11 +1,9 @@
 """Scores: real pyiqa metrics, no network (only localhost), no published weights."""
 
-import http.server
 import io
 import socket
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from PIL import Image
 from lssgen import scoring
 from lssgen.hub import HubUnreachable
 from lssgen.scoring import TOPIQ_ENV, TOPIQ_FILE, fetch_topiq, find_topiq_weights, score, topiq_status
+from tests.hub import Served, hub_of
 
 needs_pyiqa = pytest.mark.skipif(not scoring.pyiqa_available(), reason="pyiqa is not installed")
 
@@ -254,42 +253,26 @@ def test_fetch_heeds_offline(monkeypatch):
         fetch_topiq()
 
 
-class Hub(http.server.BaseHTTPRequestHandler):
-    """As much of the hub as one small file needs."""
-
-    body = bytes(range(256)) * 400
-
-    def do_HEAD(self) -> None:
-        found = self.path == f"/{scoring.TOPIQ_REPO}/resolve/main/{TOPIQ_FILE}" or "/resolve/" + "a" * 40 in self.path
-        self.send_response(200 if found else 404)
-        self.send_header("X-Repo-Commit", "a" * 40)
-        self.send_header("ETag", '"' + "b" * 40 + '"')
-        self.send_header("Content-Length", str(len(self.body) if found else 0))
-        self.end_headers()
-
-    def do_GET(self) -> None:
-        self.do_HEAD()
-        self.wfile.write(self.body)
-
-    def log_message(self, format: str, *args) -> None:
-        pass
+BODY = bytes(range(256)) * 400
 
 
 @pytest.fixture
-def hub(monkeypatch):
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    yield server
-    server.shutdown()
-    server.server_close()
+def hub(monkeypatch, tmp_path):
+    """A hub that has the one file."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    (folder / TOPIQ_FILE).write_bytes(BODY)
+    with hub_of(Served()) as served:
+        served.repos[scoring.TOPIQ_REPO] = folder
+        monkeypatch.setenv("HF_ENDPOINT", served.url)
+        yield served
 
 
 def test_fetch_downloads_into_the_hub_cache_and_reports(hub):
     seen: list[tuple[float, str]] = []
     path = fetch_topiq(lambda share, text: seen.append((share, text)))
     assert path.name == TOPIQ_FILE
-    assert path.read_bytes() == Hub.body
+    assert path.read_bytes() == BODY
     assert find_topiq_weights() == path
     shares = [share for share, _ in seen]
     assert shares == sorted(shares)
