@@ -1,4 +1,4 @@
-"""Emoji pictures and captions: reading, rasterising, backgrounds, two-object scenes.
+"""Emoji pictures: reading, rasterising, and which of them are held out.
 
 `--data DIR` holds `emoji/captions.csv`, the pictures it lists (RGBA WebP) and, for sizes the pictures do not
 have, `emoji_svg.zip` with the vectors of the flat and glossy ones. Rasters are kept as uint8 arrays under `--work`.
@@ -8,6 +8,7 @@ import csv
 import io
 import random
 import zipfile
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,8 @@ COLOURS = {
     "black": (20, 20, 22),
 }
 WHITE = (255, 255, 255)
+SPLIT_SEED = 0
+HELD_OUT_LABELS, HELD_OUT_PAIRS = 0.05, 20  # share of the labels; one pair of labels in so many
 GROUP_WEIGHTS = {"people-body": 0.5, "symbols": 0.5}  # many near-duplicates; the other groups weigh 1
 
 
@@ -71,6 +74,18 @@ def read_captions(data: Path) -> list[Picture]:
         )
         for r in rows
     ]
+
+
+def held_out_labels(pictures: list[Picture]) -> frozenset[str]:
+    """Labels that the autoencoder and the upsampler never see, to measure them on; text and transformer do."""
+    labels = sorted({p.label for p in pictures})
+    return frozenset(random.Random(SPLIT_SEED).sample(labels, int(len(labels) * HELD_OUT_LABELS)))
+
+
+def held_out_pair(a: str, b: str) -> bool:
+    """Whether scenes of these two labels, in any order, are kept out of all training, to measure composition."""
+    key = f"{SPLIT_SEED}|{min(a, b)}|{max(a, b)}"
+    return zlib.crc32(key.encode()) % HELD_OUT_PAIRS == 0
 
 
 def render_svg(svg: str, size: int) -> Image.Image:
@@ -124,97 +139,9 @@ def random_background(rng: random.Random, white: float = 0.5) -> tuple[int, int,
     return rng.randrange(256), rng.randrange(256), rng.randrange(256)
 
 
-def composite(rgba: np.ndarray, background: tuple[int, int, int]) -> torch.Tensor:
-    """RGBA uint8 (h, w, 4) over a solid colour -> (3, h, w) float in [-1, 1]."""
+def composite(rgba: np.ndarray, background: tuple[int, int, int] | torch.Tensor) -> torch.Tensor:
+    """RGBA uint8 (h, w, 4) over a colour or a picture (3, h, w), both 0 to 255 -> (3, h, w) float in [-1, 1]."""
     x = torch.from_numpy(np.array(rgba)).permute(2, 0, 1).float()
     alpha = x[3:] / 255
-    rgb = x[:3] * alpha + torch.tensor(background, dtype=torch.float32).view(3, 1, 1) * (1 - alpha)
-    return rgb / 127.5 - 1
-
-
-def scene(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Two RGBA pictures side by side in one of the same size: each half as large, vertically centred."""
-    size = left.shape[0]
-    half = size // 2
-    out = np.zeros_like(left)
-    top = (size - half) // 2
-    for k, rgba in enumerate((left, right)):
-        small = Image.fromarray(np.ascontiguousarray(rgba)).resize((half, half), Image.Resampling.BOX)
-        out[top : top + half, k * half : (k + 1) * half] = np.asarray(small)
-    return out
-
-
-def caption(picture: Picture, rng: random.Random, keywords: float = 0.1, article: float = 0.5) -> str:
-    """ "a glossy beaver", "3d pizza slice", now and then keywords in place of the label."""
-    text = picture.label
-    if picture.keywords and rng.random() < keywords:
-        text = " ".join(rng.sample(picture.keywords, min(len(picture.keywords), rng.randint(1, 3))))
-    return f"{'a ' if rng.random() < article else ''}{picture.style} {text}"
-
-
-def on_background(text: str, colour: str | None) -> str:
-    """Caption with its background named; white is the default and is not."""
-    return text if colour is None else f"{text} on {'an' if colour[0] in 'aeiou' else 'a'} {colour} background"
-
-
-def next_to(left: Picture, right: Picture) -> str:
-    """Caption of a scene of two pictures of one style."""
-    return f"a {left.style} {left.label} next to a {right.style} {right.label}"
-
-
-@dataclass(frozen=True)
-class Example:
-    """What a training picture shows: one picture or two (indices), a named colour or white, mirrored never."""
-
-    left: int
-    right: int | None = None
-    colour: str | None = None
-
-
-class Examples:
-    """Draws examples and their captions, seeded."""
-
-    def __init__(self, pictures: list[Picture], seed: int):
-        self.pictures = pictures
-        self.rng = random.Random(seed)
-        self.weights = [GROUP_WEIGHTS.get(p.group, 1.0) for p in pictures]
-        self.of_style = {s: [i for i, p in enumerate(pictures) if p.style == s] for s in STYLES}
-        self.of_style = {s: ids for s, ids in self.of_style.items() if ids}
-
-    def colour(self, share: float) -> str | None:
-        """A named colour with this probability, else None (white)."""
-        return self.rng.choice(list(COLOURS)) if self.rng.random() < share else None
-
-    def single(self, coloured: float = 0.25) -> Example:
-        """One picture."""
-        return Example(self.rng.choices(range(len(self.pictures)), self.weights)[0], None, self.colour(coloured))
-
-    def pair(self, coloured: float = 0.4) -> Example:
-        """Two pictures of one style."""
-        ids = self.of_style[self.rng.choice(list(self.of_style))]
-        weights = [self.weights[i] for i in ids]
-        left, right = self.rng.choices(ids, weights, k=2)
-        return Example(left, right, self.colour(coloured))
-
-    def caption(self, e: Example, keywords: float = 0.1) -> str:
-        """The words for an example; they vary from call to call."""
-        if e.right is None:
-            text = caption(self.pictures[e.left], self.rng, keywords)
-        else:
-            text = next_to(self.pictures[e.left], self.pictures[e.right])
-        return on_background(text, e.colour)
-
-
-def rgba_of(e: Example, stack: np.ndarray | dict[int, np.ndarray]) -> np.ndarray:
-    """The example's picture without its background."""
-    return stack[e.left] if e.right is None else scene(stack[e.left], stack[e.right])
-
-
-def background_of(e: Example) -> tuple[int, int, int]:
-    """The example's background colour."""
-    return WHITE if e.colour is None else COLOURS[e.colour]
-
-
-def pixels_of(e: Example, stack: np.ndarray | dict[int, np.ndarray]) -> torch.Tensor:
-    """(3, h, w) in [-1, 1]: the example as captioned; `stack` holds the RGBA pictures it names."""
-    return composite(rgba_of(e, stack), background_of(e))
+    below = background if torch.is_tensor(background) else torch.tensor(background, dtype=torch.float32).view(3, 1, 1)
+    return (x[:3] * alpha + below * (1 - alpha)) / 127.5 - 1

@@ -2,7 +2,7 @@
 
     python -m lssgen.training.latents --data DIR --work DIR [--init assets/embedded] [--minutes 12] [--resume]
 
-Makes, in order and as far as the time goes: every picture on white, pictures on named colours and two-object scenes
+Makes, in order and as far as the time goes: every picture on white, pictures on other backgrounds and scenes
 at 512 px, the same at 256 px, some of each at 1024 px (flat and glossy, from the vectors), in two
 processes of one thread each.
 Writes WORK/latents_{512,256,1024}.npy (float16, scaled by the statistics in WORK/statistics.safetensors) and .json
@@ -15,7 +15,6 @@ import random
 import time
 import zipfile
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import astuple
 from functools import partial
 from pathlib import Path
 
@@ -26,10 +25,11 @@ from safetensors.torch import load_file, save_file
 
 from lssgen.training import autoencoder
 from lssgen.training import data as D
+from lssgen.training import scenes as S
 from lssgen.training.common import autocast, load_average, parser
 
-COLOURED, SCENES = 600, 700
-LARGE = (430, 120, 150)  # at 1024 px: on white, on colours, scenes
+COLOURED, SCENES = 700, 1300
+LARGE = (330, 200, 200)  # at 1024 px: on white, on other backgrounds, scenes
 CHUNK = 25
 
 
@@ -40,23 +40,22 @@ def load_vae(work: Path, init: Path | None) -> AutoencoderKL:
     return load_average(work / autoencoder.CHECKPOINT, autoencoder.build()).eval()
 
 
-def examples(pictures: list[D.Picture], seed: int) -> dict[int, list[D.Example]]:
+def examples(pictures: list[D.Picture], seed: int, hued: list[int]) -> dict[int, list[S.Example]]:
     """What to encode at each size, in order."""
-    draw, rng = D.Examples(pictures, seed), random.Random(seed)
-    singles = [D.Example(i) for i in rng.sample(range(len(pictures)), len(pictures))]
+    draw, rng = S.Examples(pictures, seed, hued), random.Random(seed)
+    singles = [S.Example((i,)) for i in rng.sample(range(len(pictures)), len(pictures))]
     coloured = [draw.single(coloured=1.0) for _ in range(COLOURED)]
-    scenes = [draw.pair() for _ in range(SCENES)]
+    scenes = [draw.scene() for _ in range(SCENES)]
     kinds = (singles, coloured, scenes)
     everything = [e for kind in kinds for e in kind]
-    sharp = ([e for e in kind if pictures[e.left].size > 256] for kind in kinds)
+    sharp = ([e for e in kind if all(pictures[i].size > 256 for i in e.objects)] for kind in kinds)
     large = [e for kind, n in zip(sharp, LARGE, strict=True) for e in kind[:n]]
     return {512: everything, 256: everything, 1024: rng.sample(large, len(large))}
 
 
-def picture(data: Path, pictures: list[D.Picture], e: D.Example, size: int, archive: zipfile.ZipFile) -> torch.Tensor:
+def picture(data: Path, pictures: list[D.Picture], e: S.Example, size: int, archive: zipfile.ZipFile) -> torch.Tensor:
     """(3, size, size) in [-1, 1]."""
-    named = (i for i in (e.left, e.right) if i is not None)
-    return D.pixels_of(e, {i: D.load_picture(data, pictures[i], size, archive) for i in named})
+    return S.pixels_of(e, {i: D.load_picture(data, pictures[i], size, archive) for i in e.objects})
 
 
 def encode_chunk(chunk: list[tuple], data: Path, work: Path, init: Path | None, size: int) -> np.ndarray:
@@ -67,7 +66,7 @@ def encode_chunk(chunk: list[tuple], data: Path, work: Path, init: Path | None, 
     out = []
     with zipfile.ZipFile(data / "emoji_svg.zip") as archive, torch.no_grad():
         for item in chunk:
-            x = picture(data, pictures, D.Example(*item), size, archive).unsqueeze(0)
+            x = picture(data, pictures, S.restored(item), size, archive).unsqueeze(0)
             with autocast():
                 z = vae.encode(x.contiguous(memory_format=torch.channels_last)).latent_dist.mean
             out.append(z[0].float().numpy().astype(np.float16))
@@ -84,7 +83,7 @@ def statistics(work: Path, latents: np.ndarray | None = None) -> tuple[torch.Ten
     return stored["mean"], stored["std"]
 
 
-def finished(path: Path, wanted: list[D.Example]) -> np.ndarray:
+def finished(path: Path, wanted: list[S.Example]) -> np.ndarray:
     """Stored latents as far as they show what is wanted now."""
     size = int(path.stem.split("_")[1])
     if not path.exists():
@@ -94,11 +93,11 @@ def finished(path: Path, wanted: list[D.Example]) -> np.ndarray:
     return stack[: same.index(False) if False in same else len(same)]
 
 
-def encode(args, size: int, wanted: list[D.Example], until: float) -> None:
+def encode(args, size: int, wanted: list[S.Example], until: float) -> None:
     """Encodes what is missing of one size, in chunks, until the time is over."""
     path, listing = args.work / f"latents_{size}.npy", args.work / f"latents_{size}.json"
     done = finished(path, wanted) if args.resume else np.zeros((0, 16, size // 16, size // 16), np.float16)
-    todo = [astuple(e) for e in wanted[len(done) :]]
+    todo = [S.stored(e) for e in wanted[len(done) :]]
     chunks = [todo[k : k + CHUNK] for k in range(0, len(todo), CHUNK)]
     work = partial(encode_chunk, data=args.data, work=args.work, init=args.init, size=size)
     parts, start = [done], time.monotonic()
@@ -117,23 +116,25 @@ def encode(args, size: int, wanted: list[D.Example], until: float) -> None:
     mean, std = statistics(args.work) if not args.init else (torch.zeros(16), torch.ones(16))
     out[len(done) :] = (out[len(done) :] - mean.view(1, -1, 1, 1).numpy()) / std.view(1, -1, 1, 1).numpy()
     np.save(path, out)
-    listing.write_text(json.dumps([astuple(e) for e in wanted[: len(out)]]))
+    listing.write_text(json.dumps([S.stored(e) for e in wanted[: len(out)]]))
 
 
-def load(work: Path, size: int) -> tuple[np.ndarray, list[D.Example]]:
+def load(work: Path, size: int) -> tuple[np.ndarray, list[S.Example]]:
     """Scaled latents (N, 16, size/16, size/16) and what they show."""
     path = work / f"latents_{size}.npy"
     if not path.is_file():
         raise ValueError(f"{path} does not exist: run python -m lssgen.training.latents first")
     listing = json.loads(path.with_suffix(".json").read_text())
-    return np.load(path), [D.Example(*e) for e in listing]
+    return np.load(path), [S.restored(row) for row in listing]
 
 
 def main() -> None:
     """All sizes."""
     args = parser(__doc__, 12).parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    wanted = examples(D.read_captions(args.data), args.seed)
+    pictures = D.read_captions(args.data)
+    small = D.rasters(args.data, args.work, pictures, S.THUMB, f"rgba_{S.THUMB}")
+    wanted = examples(pictures, args.seed, S.of_one_hue(pictures, small))
     start = time.monotonic()
     for size, share in ((512, 0.6), (256, 0.7), (1024, 1.0)):
         encode(args, size, wanted[size], start + args.minutes * 60 * share)

@@ -17,6 +17,7 @@ from PIL import Image
 
 from lssgen.previews import LatentPreview
 from lssgen.training import data as D
+from lssgen.training import scenes as S
 from lssgen.training import text_encoders
 
 SIZE = 256
@@ -35,11 +36,11 @@ SETTINGS = {
 def fit(vae: AutoencoderKL, data: Path, count: int) -> LatentPreview:
     """The map, from `count` pictures drawn with seed 0."""
     pictures = D.read_captions(data)
-    draw = D.Examples(pictures, 0)
+    draw = S.Examples(pictures, 0)
     latents, images = [], []
     for _ in range(count):
         example = draw.single(coloured=0.5)
-        x = D.pixels_of(example, {example.left: D.load_picture(data, pictures[example.left], SIZE)})
+        x = S.pixels_of(example, {i: D.load_picture(data, pictures[i], SIZE) for i in example.objects})
         latents.append(vae.encode(x[None]).latent_dist.mode()[0])
         images.append(Image.fromarray(((x + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()))
     preview = LatentPreview.fit(latents, images)

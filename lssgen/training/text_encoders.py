@@ -23,6 +23,7 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from lssgen.training import data as D
+from lssgen.training import scenes as S
 from lssgen.training.common import (
     Loop,
     MuonAdam,
@@ -44,9 +45,9 @@ WIDTH = 256
 VOCABULARY = 4608
 CODE = 256
 HALFWAY = 3  # T5 layers after which the words alone must know the picture
-THUMB, PICTURE = 32, 64  # px, what CLIP and T5 predict
+THUMB, PICTURE = 32, S.THUMB  # px, what CLIP and T5 predict
 SAMPLES = 8000  # pictures the principal components are computed from
-SCENES = 0.3  # share of batches that show two pictures
+SCENES = 0.35  # share of batches that show scenes
 HEAD_BATCHES, RIDGE = 30, 1e-3  # what the heads of a model gone on with are fitted to
 SPECIAL = ["<pad>", "<unk>", "<s>", "</s>"]
 PAD, UNK, BOS, EOS = range(4)
@@ -170,12 +171,12 @@ def save_tokenizers(pictures: list[D.Picture], folder: Path, init: Path | None =
 
 
 class Codes:
-    """Principal components of the pictures at THUMB px, over white, colours and two-object scenes."""
+    """Principal components of the pictures at THUMB px, over white, colours and scenes."""
 
     def __init__(self, pictures: list[D.Picture], stack: np.ndarray, seed: int = 0):
-        draw = D.Examples(pictures, seed)
-        drawn = (draw.pair() if k % 4 == 0 else draw.single() for k in range(SAMPLES))
-        sample = torch.cat([self.small(D.pixels_of(e, stack)[None]) for e in drawn])
+        draw = S.Examples(pictures, seed)
+        drawn = (draw.scene() if k % 4 == 0 else draw.single() for k in range(SAMPLES))
+        sample = torch.cat([self.small(S.pixels_of(e, stack)[None]) for e in drawn])
         self.mean = sample.mean(0)
         self.total = (sample - self.mean).var(0).sum().item()
         _, s, v = torch.svd_lowrank(sample - self.mean, q=CODE, niter=3)
@@ -263,28 +264,28 @@ def train(args) -> None:
         part.requires_grad_(not args.t5_only)
     optimiser = MuonAdam(parameter_groups(model, adam=ADAM), LEARNING_RATE)
     loop, seen = Loop(args, CHECKPOINT, model, optimiser, LEARNING_RATE, decay=0.995, floor=0.01), []
-    draw = D.Examples(pictures, loop.seed)
+    draw = S.Examples(pictures, loop.seed, S.of_one_hue(pictures, stack))
 
-    def batch(pairs: bool, full: bool) -> tuple[tuple, torch.Tensor]:
-        examples = [draw.pair() if pairs else draw.single() for _ in range(64)]
+    def batch(scenes: bool, full: bool) -> tuple[tuple, torch.Tensor]:
+        examples = [draw.scene() if scenes else draw.single() for _ in range(64)]
         ids = tokens([draw.caption(e) for e in examples], full=full)
-        return ids, torch.stack([D.pixels_of(e, stack) for e in examples])
+        return ids, torch.stack([S.pixels_of(e, stack) for e in examples])
 
     if args.init and not args.resume and not trained(args.work / CHECKPOINT):
         fit_heads(model, codes, (batch(k % 3 == 0, full=False) for k in range(HEAD_BATCHES)))
     for _ in loop:
-        pairs = loop.rng.random() < SCENES
-        ids, shown = batch(pairs, full=loop.rng.random() < 0.15)
+        scenes = loop.rng.random() < SCENES
+        ids, shown = batch(scenes, full=loop.rng.random() < 0.15)
         found = losses(model, codes, ids, shown, args.t5_only)
         loop.update(sum(loss for loss, _ in found.values()))
-        seen.append((pairs, {name: r2 for name, (_, r2) in found.items()}))
+        seen.append((scenes, {name: r2 for name, (_, r2) in found.items()}))
         loop.report(lambda: progress(seen[-100:]))
 
 
 def progress(seen: list[tuple[bool, dict[str, float]]]) -> str:
     """Mean R2 of singles and scenes."""
     kinds = {"R2": False, "scenes": True}
-    mean = {k: [r for pairs, r in seen if pairs == v] for k, v in kinds.items()}
+    mean = {k: [r for scenes, r in seen if scenes == v] for k, v in kinds.items()}
     return " ".join(
         f"{k} {name} {np.mean([r[name] for r in rows]):.3f}" for k, rows in mean.items() if rows for name in rows[0]
     )

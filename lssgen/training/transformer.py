@@ -29,10 +29,11 @@ from torch import nn
 
 from lssgen.training import data as D
 from lssgen.training import latents, placement, text_encoders
+from lssgen.training import scenes as S
 from lssgen.training.common import Loop, MuonAdam, autocast, parameter_groups, parser, prepare
 
 LEARNING_RATE, AGAIN = 3e-3, 0.6  # and the share of it for a model gone on with
-SHARES = (0.75, 0.14, 0.11)  # pictures on white, on a colour, scenes of two
+SHARES = (0.75, 0.14, 0.11)  # pictures on white, on other backgrounds, scenes
 DROP = 0.1  # captions left empty
 GUIDANCE = {256: 0.55, 512: 0.55, 1024: 0.45}  # by size
 GUIDED_FROM, GUIDED_ABOVE = 0.5, 0.5  # share of the time; sigma
@@ -142,16 +143,16 @@ class Batches:
 
     def __init__(self, data: Path, work: Path, seed: int):
         self.pictures = D.read_captions(data)
-        self.draw, self.rng = D.Examples(self.pictures, seed), random.Random(seed)
+        self.draw, self.rng = S.Examples(self.pictures, seed), random.Random(seed)
         self.store = {str(size): latents.load(work, size) for size in (256, 512, 1024)}
         self.store["1024u"] = (np.load(work / "latents_1024u.npy", mmap_mode="r"), self.store["512"][1])
         self.weights = {key: self._weights(examples) for key, (_, examples) in self.store.items()}
 
-    def _weights(self, examples: list[D.Example]) -> list[float]:
-        """Cumulative: SHARES for pictures on white, on colours, scenes; D.GROUP_WEIGHTS."""
-        kinds = [2 if e.right is not None else 1 if e.colour else 0 for e in examples]
+    def _weights(self, examples: list[S.Example]) -> list[float]:
+        """Cumulative: SHARES for pictures on white, on other backgrounds, scenes; D.GROUP_WEIGHTS."""
+        kinds = [2 if len(e.objects) > 1 or e.hue or e.place else 1 if e.background else 0 for e in examples]
         group = [
-            D.GROUP_WEIGHTS.get(self.pictures[e.left].group, 1.0) if not k else 1.0
+            D.GROUP_WEIGHTS.get(self.pictures[e.objects[0]].group, 1.0) if not k else 1.0
             for e, k in zip(examples, kinds, strict=True)
         ]
         total = [sum(g for g, k in zip(group, kinds, strict=True) if k == kind) for kind in range(3)]

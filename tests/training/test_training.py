@@ -43,16 +43,6 @@ def folder(tmp_path_factory) -> Path:
     return root
 
 
-def test_captions_name_style_label_and_background(folder):
-    pictures = data.read_captions(folder)
-    draw = data.Examples(pictures, 0)
-    example = data.Example(0, None, "orange")
-    assert draw.caption(example, keywords=0.0).endswith("flat red apple on an orange background")
-    assert draw.caption(data.Example(0, 3), keywords=0.0) == "a flat red apple next to a flat cat"
-    pixels = data.composite(data.rgba_of(example, np.zeros((12, 8, 8, 4), np.uint8)), data.background_of(example))
-    assert torch.allclose((pixels[:, 0, 0] + 1) * 127.5, torch.tensor([243.0, 146.0, 55.0]), atol=0.01)
-
-
 def test_missing_data_is_one_clear_error(tmp_path):
     with pytest.raises(ValueError, match="--data"):
         data.read_captions(tmp_path)
