@@ -1,4 +1,4 @@
-"""The command line, python -m lssgen COMMAND: plan, generate, compare, sheet, score, families or bench."""
+"""The command line, python -m lssgen COMMAND: see --help for the commands."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from lssgen import __version__
-from lssgen.options import add_placement
+from lssgen.evaluation import commands as evaluation_commands
+from lssgen.options import add_placement, training_command
 from lssgen.request import BASELINES, NOISES, SCHEDULES, UPSAMPLERS, GenerationRequest
+from lssgen.training import upsampler_commands
 
 if TYPE_CHECKING:
     from lssgen.engine import Engine
@@ -87,6 +89,8 @@ def _parser() -> Parser:
     _engine_arguments(bench)
     bench.add_argument("--repeat", type=int, default=5, help="interleaved repetitions; medians are reported")
     bench.set_defaults(run=_bench)
+    upsampler_commands.add_commands(commands)
+    evaluation_commands.add_commands(commands)
     return parser
 
 
@@ -128,7 +132,8 @@ def _engine(args: argparse.Namespace) -> Engine:
 def _with_upsampler(request: GenerationRequest, engine: Engine, asked: str | None) -> GenerationRequest:
     """The request with the upsampler asked for; if none was, the learned one where there is one."""
     if asked is None and not engine.has_upsampler:
-        print(f"{engine.settings.name} has no learned upsampler: bicubic it is, or --upsampler pixel", file=sys.stderr)
+        what = f"{engine.settings.name} has no learned upsampler: bicubic it is, or --upsampler pixel"
+        print(f"{what}; to train one: {training_command(engine.name)}", file=sys.stderr)
         return replace(request, upsampler="bicubic")
     return replace(request, upsampler=asked or "learned")
 

@@ -16,6 +16,7 @@ from lssgen.families.load import fetch, free_memory, load
 from lssgen.families.placement import less_memory, out_of_memory, placement
 from lssgen.families.prompts import PromptReader
 from lssgen.hub import Progress
+from lssgen.options import training_command
 from lssgen.request import GenerationRequest
 from lssgen.sampler import Emit, Stop, Stopped, run_arm
 from lssgen.schedule import Plan, ScheduleSource, Stage
@@ -35,6 +36,7 @@ class Engine:
         upsampler: a LatentUpsampler's folder, in place of the model's own.
 
     Attributes:
+        name: the model, as it was named.
         settings: how the model wants to be run.
         has_upsampler: whether there is a learned upsampler for it.
 
@@ -54,7 +56,7 @@ class Engine:
     ) -> None:
         self._place = placement(device, dtype, offload)
         self.settings = folders.settings(model)
-        self._name, self._upsampler = model, upsampler
+        self.name, self._upsampler = model, upsampler
         self._guided_above = folders.family_at(model).adapter_class().guided_above
         self._source: ScheduleSource = folders.source(model)
         self._model: Model | None = None
@@ -75,8 +77,14 @@ class Engine:
             )
         plan = schedule.plan(request, self._source)
         if len(plan.stages) > 1 and request.upsampler == "learned" and not self.has_upsampler:
-            raise ValueError("upsampler is 'learned' but this model has none; use 'bicubic' or 'pixel'")
-        return replace(plan, notes=(*plan.notes, *self._reader.notes(request.prompt)))
+            raise ValueError(
+                "upsampler is 'learned' but this model has none; use 'bicubic' or 'pixel', or train one: "
+                f"{training_command(self.name)}"
+            )
+        notes = [*plan.notes, *self._reader.notes(request.prompt)]
+        if len(plan.stages) > 1 and not self.has_upsampler:
+            notes.append(f"no learned upsampler fits this model; to train one: {training_command(self.name)}")
+        return replace(plan, notes=tuple(notes))
 
     @property
     def dtype(self) -> str:
@@ -94,7 +102,7 @@ class Engine:
         `progress` is told the share and what to say; what it raises breaks the download off. Raises ModelError.
         """
         if not self.loaded:
-            fetch(self._name, self._place, progress)
+            fetch(self.name, self._place, progress)
 
     def load(self) -> Model:
         """The loaded model; loads it on the first call. Raises ModelError."""
@@ -160,7 +168,7 @@ class Engine:
 
     def _load(self) -> Model:
         if self._model is None:
-            self._model = load(self._name, self._place, self._upsampler)
+            self._model = load(self.name, self._place, self._upsampler)
         return self._model
 
     def _unload(self) -> None:

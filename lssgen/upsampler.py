@@ -11,19 +11,24 @@ from torch import nn
 from lssgen.latents import resize
 
 
+def group_norm(groups: int, channels: int, eps: float) -> nn.Module:
+    """GroupNorm, which sees the whole latent; with 0 groups nothing, so that a network stays local."""
+    return nn.GroupNorm(groups, channels, eps=eps) if groups else nn.Identity()
+
+
 class UpsamplerBlock(nn.Module):
     """Pre-activation residual block; with `up` its first convolution and its skip double the size."""
 
     def __init__(self, in_channels: int, out_channels: int, up: bool, norm_num_groups: int, interpolate: str) -> None:
         super().__init__()
         self.up, self.interpolate = up, interpolate
-        self.norm1 = nn.GroupNorm(norm_num_groups, in_channels, eps=1e-6)
+        self.norm1 = group_norm(norm_num_groups, in_channels, 1e-6)
         self.conv1 = (
             nn.ConvTranspose2d(in_channels, out_channels, 4, stride=2, padding=1)
             if up
             else nn.Conv2d(in_channels, out_channels, 3, padding=1)
         )
-        self.norm2 = nn.GroupNorm(norm_num_groups, out_channels, eps=1e-6)
+        self.norm2 = group_norm(norm_num_groups, out_channels, 1e-6)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.skip_proj = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
 
@@ -55,7 +60,7 @@ class UpsamplerNet(nn.Module):
             UpsamplerBlock(widths[i], widths[i + 1], up, norm_num_groups, interpolate)
             for i, up in enumerate(is_up_samples)
         )
-        self.norm_out = nn.GroupNorm(norm_num_groups, widths[-1], eps=1e-5)
+        self.norm_out = group_norm(norm_num_groups, widths[-1], 1e-5)
         self.conv_out = nn.Conv2d(widths[-1], out_channels, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -76,7 +81,8 @@ class LatentUpsampler(ModelMixin, ConfigMixin):
         block_out_channels: width of each residual block.
         strides: stride of each block's first convolution, 2 where `is_up_samples`.
         is_up_samples: which blocks double the size.
-        norm_num_groups: groups of every GroupNorm; divides every width.
+        norm_num_groups: groups of every GroupNorm; divides every width. 0: no norms; then an output depends on its
+            neighbourhood alone, so that tiles equal the whole.
         act_fn: only "silu".
         interpolate: how the skip of a doubling block is enlarged.
         vae: name of the VAE it was trained for, or "".
@@ -117,7 +123,9 @@ class LatentUpsampler(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def upsample(self, latents: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        """(B, C, h, w) -> (B, C, height, width): doubled, then resized with antialiasing where the ratio is below 2.
+        """(B, C, h, w) -> (B, C, height, width): doubled until large enough, then made smaller with antialiasing.
+
+        A ratio between 1 and 2 takes one doubling, 3 and 4 take two.
 
         Raises:
             ValueError: if the latents have another number of channels than this network.
@@ -126,5 +134,7 @@ class LatentUpsampler(ModelMixin, ConfigMixin):
             raise ValueError(
                 f"the latents have {latents.shape[1]} channels; this upsampler is for {self.config.in_channels}"
             )
-        doubled = self(latents.to(self.dtype)).to(latents.dtype)
-        return resize(doubled, height, width, "bicubic")
+        enlarged = latents.to(self.dtype)
+        while enlarged.shape[-2] < height or enlarged.shape[-1] < width:
+            enlarged = self(enlarged)
+        return resize(enlarged.to(latents.dtype), height, width, "bicubic")

@@ -69,9 +69,9 @@ def settings(model: str) -> Settings:
     facts = {}
     if row and row.family == family.name:
         facts = {"vae": row.vae, "licence": row.licence, **(row.settings or {})}
-    if _read_json(folder / "model_index.json").get("is_distilled"):  # FLUX.2 klein
+    if read_json(folder / "model_index.json").get("is_distilled"):  # FLUX.2 klein
         facts.setdefault("takes_negative", False)
-    own = _read_json(folder / "lssgen.json") if (folder / "lssgen.json").is_file() else {}
+    own = read_json(folder / "lssgen.json") if (folder / "lssgen.json").is_file() else {}
     unknown = set(own) - {field.name for field in fields(Settings)}
     if unknown:
         raise ModelError(f"{folder / 'lssgen.json'} has unknown fields: {', '.join(sorted(unknown))}")
@@ -87,8 +87,8 @@ def source(model: str) -> ScheduleSource:
     from lssgen.families.source import Source
 
     folder, its = resolve(model), settings(model)
-    scheduler = _read_json(folder / "scheduler" / "scheduler_config.json")
-    factor = vae_factor(_read_json(folder / "vae" / "config.json"))
+    scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
+    factor = vae_factor(read_json(folder / "vae" / "config.json"))
     adapter, denoiser = _family(folder).adapter_class(), _denoiser(folder)
     tokens = its.text_tokens or its.max_sequence_length
     return Source(its.name, adapter, scheduler, denoiser, factor, tokens, its.base_side)
@@ -105,7 +105,7 @@ def upsampler_folder(model: str, given: Path | None = None) -> Path | None:
         return None
     if given is not None and not (folder / "config.json").is_file():
         raise ModelError(f"no upsampler at {folder} (it has no config.json); name a LatentUpsampler's folder")
-    config, vae = _read_json(folder / "config.json"), _read_json(resolve(model) / "vae" / "config.json")
+    config, vae = read_json(folder / "config.json"), read_json(resolve(model) / "vae" / "config.json")
     ours, its = settings(model).vae, config.get("vae")
     if its and ours and its != ours:
         raise ModelError(f"the upsampler at {folder} is for the latents of {its!r}; this model's are of {ours!r}")
@@ -129,7 +129,7 @@ def family_at(model: str) -> Family:
 
 
 def _family(folder: Path) -> Family:
-    pipeline = _read_json(folder / "model_index.json").get("_class_name")
+    pipeline = read_json(folder / "model_index.json").get("_class_name")
     found = family_of(str(pipeline))
     if found is None:
         known = sorted(name for row in FAMILIES.values() for name in row.pipelines)
@@ -142,10 +142,11 @@ def _family(folder: Path) -> Family:
 
 def _denoiser(folder: Path) -> dict[str, Any]:
     part = "transformer" if (folder / "transformer").is_dir() else "unet"
-    return _read_json(folder / part / "config.json")
+    return read_json(folder / part / "config.json")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises ModelError."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

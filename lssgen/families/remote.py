@@ -104,6 +104,35 @@ def decoder(repo: str, progress: hub.Progress | None = None, *, offline: bool = 
     )
 
 
+def autoencoder(remote: Remote, progress: hub.Progress | None = None) -> Path:
+    """A folder with a repository's autoencoder, a pipeline's in `vae/`, cached or fetched. Raises ModelError."""
+    for inside in ("vae", "."):
+        cached = _cached(remote, str(PurePosixPath(inside, "config.json")))
+        if cached is not None and any((cached / inside).glob("*.safetensors")):
+            return cached
+
+    def choose(files: Mapping[str, int]) -> list[str]:
+        inside = next((part for part in ("vae", ".") if str(PurePosixPath(part, "config.json")) in files), None)
+        if inside is None:
+            raise ModelError(f"{remote} has no autoencoder (no config.json, nor vae/config.json); name one that has")
+        names = [PurePosixPath(f).name for f in files if PurePosixPath(f).parent == PurePosixPath(inside)]
+        plain = [name for name in names if WEIGHTS.fullmatch(name)] or [n for n in names if VARIANT.fullmatch(n)]
+        if not plain:
+            raise ModelError(f"{remote} has no safetensors weights; files that can run code are not loaded")
+        return [f for f in ("lssgen.json",) if f in files] + [
+            str(PurePosixPath(inside, name)) for name in ("config.json", *plain)
+        ]
+
+    return _fetch(remote, choose, progress)
+
+
+def variant_in(folder: Path) -> str | None:
+    """The variant to load one network's folder by: None where there are plain files, else the first there is."""
+    names = [path.name for path in folder.glob("*.safetensors")]
+    found = sorted(m[1] for m in map(VARIANT.fullmatch, names) if m)
+    return found[0] if found and not any(map(WEIGHTS.fullmatch, names)) else None
+
+
 def parts(folder: Path) -> tuple[str, ...]:
     """The sub-folders that model_index.json names."""
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))

@@ -1,0 +1,198 @@
+"""Measure upsamplers by the pictures their latents decode to, beside bicubic, nearest and the pixel round trip.
+
+Protocol: the left upper square of each picture, at most 512 px; its copy made smaller by antialiased bicubic; both
+encoded; the small one's latents enlarged and decoded in float32, and compared with the true picture. `encode-decode` is
+what the autoencoder itself loses: the ceiling, but for what a method adds of its own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+import torch
+
+from lssgen.hub import brief
+from lssgen.latents import resize
+from lssgen.training import measures, photos
+from lssgen.training.vaes import Vae
+from lssgen.upsampler import LatentUpsampler
+
+SIDE = 512  # pixels of the square measured on
+RATIOS = (1.25, 1.5, 2.0, 3.0, 4.0)
+CEILING, PLAIN = "encode-decode", ("bicubic", "nearest", "pixel")
+Upsample = Callable[[torch.Tensor, int, int], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method at one ratio, means over pictures.
+
+    Args:
+        method: a checkpoint's path, `bicubic`, `nearest`, `pixel` or `encode-decode`.
+        ratio: of the two sizes.
+        psnr, spectrum_error: in dB.
+        ssim: 1 is equal.
+        energy_ratio: in the top octave that the small picture can carry; 1 is as much as the true picture has.
+        colour_shift: of red, green and blue in 1/255.
+        parameters: of the upsampler.
+        milliseconds: of one call, the median; of the pixel round trip, its decoding and encoding.
+    """
+
+    method: str
+    ratio: float
+    psnr: float
+    ssim: float
+    spectrum_error: float
+    energy_ratio: float
+    colour_shift: tuple[float, float, float]
+    parameters: int
+    milliseconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+
+def checkpoint(folder: Path, vae: Vae) -> LatentUpsampler:
+    """A LatentUpsampler's folder, ours or of the published layout.
+
+    Raises:
+        ValueError: if it cannot be read, or is for another latent space than `vae`'s.
+    """
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"no upsampler at {folder} (it has no config.json); name a LatentUpsampler's folder")
+    try:
+        model = LatentUpsampler.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # diffusers and safetensors each raise their own kinds
+        raise ValueError(f"the upsampler at {folder} cannot be loaded ({brief(error)})") from error
+    channels, its = model.config.in_channels, model.config.get("vae")
+    if channels != vae.channels:
+        raise ValueError(f"the upsampler at {folder} is for {channels} latent channels; this VAE has {vae.channels}")
+    if its and vae.name and its != vae.name:
+        raise ValueError(f"the upsampler at {folder} is for the latents of {its!r}; these are of {vae.name!r}")
+    return model.float().eval()
+
+
+def evaluate(
+    vae: Vae,
+    paths: Iterable[Path],
+    learned: dict[str, LatentUpsampler],
+    ratios: Iterable[float] = RATIOS,
+    *,
+    device: torch.device | None = None,
+    side: int = SIDE,
+    plain: tuple[str, ...] = PLAIN,
+    progress: Callable[[str], None] = lambda text: None,
+) -> list[Row]:
+    """Every method at every ratio.
+
+    Args:
+        vae: the autoencoder.
+        paths: of the pictures.
+        learned: upsamplers by name.
+        ratios: of the sizes; the smaller one is brought to the nearest size that the autoencoder takes.
+        device: where the autoencoder is; the CPU by default.
+        side: pixels of the square measured on, at most.
+        plain: the methods without weights.
+        progress: told after each picture.
+
+    Raises:
+        ValueError: if there is no picture, or one is unreadable or too small, or a ratio is not above 1.
+    """
+    ratios, paths = tuple(ratios), list(paths)
+    if not ratios or min(ratios) <= 1:
+        raise ValueError(f"the ratios are {list(ratios)}; each must be above 1, such as 2")
+    if not paths:
+        raise ValueError("no picture is left to measure on; lower --every, or name another folder")
+    device = device or torch.device("cpu")
+    methods: dict[str, Upsample] = {name: _plain(vae, name) for name in plain}
+    methods |= {name: model.to(device).upsample for name, model in learned.items()}
+    found: dict[tuple[str, float], list[list[float]]] = {}
+    for number, path in enumerate(paths):
+        true = _square(path, side, vae).to(device)
+        latents = vae.encode(true)
+        for ratio in ratios:
+            small = _smaller(true.shape[-1], ratio, vae.multiple)
+            low = vae.encode(photos.shrink(true, small, small))
+            whole = (lambda z, h, w, latents=latents: latents) if ratio == ratios[0] else None
+            for name, upsample in ((CEILING, whole), *methods.items()):
+                if upsample:
+                    got = _measured(vae, true, low, tuple(latents.shape[-2:]), upsample, ratio, device)
+                    found.setdefault((name, ratio), []).append(got)
+        progress(f"{number + 1} of {len(paths)} pictures")
+    counts = {name: sum(p.numel() for p in model.parameters()) for name, model in learned.items()}
+    return [_row(name, ratio, rows, counts.get(name, 0)) for (name, ratio), rows in found.items()]
+
+
+def _square(path: Path, side: int, vae: Vae) -> torch.Tensor:
+    """The left upper square of a picture, (1, 3, side, side) in [-1, 1], smaller where the picture is."""
+    try:
+        image = photos.read(path)
+    except photos.BROKEN as error:
+        raise ValueError(f"{path} is no readable picture ({type(error).__name__})") from error
+    side = min(side, *image.size) // vae.multiple * vae.multiple
+    if side < 4 * vae.multiple:
+        raise ValueError(f"{path} is {image.size[0]} x {image.size[1]} px; {4 * vae.multiple} px a side are needed")
+    return photos.pixels_of(image.crop((0, 0, side, side)))[None]
+
+
+def _smaller(side: int, ratio: float, multiple: int) -> int:
+    return max(1, round(side / ratio / multiple)) * multiple
+
+
+def _plain(vae: Vae, name: str) -> Upsample:
+    """An upsampler without weights."""
+
+    def pixel(z: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        picture = vae.decode(z).clamp(-1.0, 1.0)
+        return vae.encode(resize(picture, height * vae.factor, width * vae.factor, "bicubic").clamp(-1.0, 1.0))
+
+    if name == "pixel":
+        return pixel
+    return lambda z, height, width: resize(z, height, width, name)
+
+
+@torch.no_grad()
+def _measured(
+    vae: Vae, true: torch.Tensor, low: torch.Tensor, size: tuple[int, int], upsample: Upsample, ratio: float,
+    device: torch.device,
+) -> list[float]:  # fmt: skip
+    """[psnr, ssim, spectrum error, energy ratio, red, green, blue shift, milliseconds] of one picture."""
+    _wait(device)
+    start = time.perf_counter()
+    latents = upsample(low, *size)
+    _wait(device)
+    milliseconds = (time.perf_counter() - start) * 1000
+    made, true = vae.decode(latents).clamp(-1.0, 1.0) * 0.5 + 0.5, true * 0.5 + 0.5
+    values = [measures.psnr(made, true), measures.ssim(made, true), measures.spectrum_error(made, true)]
+    values += [measures.energy_ratio(made, true, ratio), *measures.colour_shift(made, true)[0]]
+    return [*(float(value) for value in values), milliseconds]
+
+
+def _wait(device: torch.device) -> None:
+    """Until all work queued on the device is done."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def _row(name: str, ratio: float, rows: list[list[float]], parameters: int) -> Row:
+    psnr, ssim, error, energy, *shift = (fmean(column) for column in list(zip(*rows, strict=True))[:-1])
+    return Row(name, ratio, psnr, ssim, error, energy, tuple(shift), parameters, median(row[-1] for row in rows))
+
+
+def table(rows: Iterable[Row]) -> str:
+    """The rows as text, a line each."""
+    head = f"{'ratio':>5} {'PSNR':>6} {'SSIM':>6} {'spectrum':>8} {'energy':>6} {'colour shift':>20} {'parameters':>10}"
+    lines = [f"{head} {'ms':>7}  method"]
+    for row in sorted(rows, key=lambda row: row.ratio):
+        shift = " ".join(f"{value:+6.2f}" for value in row.colour_shift)
+        lines.append(
+            f"{row.ratio:>5g} {row.psnr:>6.2f} {row.ssim:>6.3f} {row.spectrum_error:>8.2f} {row.energy_ratio:>6.2f} "
+            f"{shift:>20} {row.parameters:>10,} {row.milliseconds:>7.1f}  {row.method}"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,87 @@
+"""How near a decoded picture is to the true one: PSNR, SSIM, the spectrum, and the shift of its colours.
+
+Pictures are (B, 3, H, W) in [0, 1]; each measure gives one number for each picture, (B,), but for `colour_shift`.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+LUMA = (0.299, 0.587, 0.114)
+WINDOW, SIGMA = 11, 1.5  # of SSIM's Gaussian window (Wang et al. 2004)
+RINGS = 24  # rings of the radial spectrum, equally wide up to the Nyquist frequency
+
+
+def psnr(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+    """Peak signal-to-noise ratio in dB."""
+    return -10.0 * (made - true).square().mean((1, 2, 3)).clamp_min(1e-10).log10()
+
+
+def ssim(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+    """Structural similarity of each channel with a Gaussian window, averaged (Wang et al. 2004); 1 is equal."""
+    x = torch.arange(WINDOW, dtype=made.dtype, device=made.device) - WINDOW // 2
+    weights = torch.exp(-(x**2) / (2 * SIGMA**2))
+    weights = weights / weights.sum()
+
+    def smooth(z: torch.Tensor) -> torch.Tensor:
+        z = F.conv2d(z.flatten(0, 1).unsqueeze(1), weights.view(1, 1, 1, -1))
+        return F.conv2d(z, weights.view(1, 1, -1, 1)).view(len(made), -1)
+
+    a, b = smooth(made), smooth(true)
+    variance = smooth(made * made) - a * a + smooth(true * true) - b * b
+    covariance = smooth(made * true) - a * b
+    c1, c2 = 0.01**2, 0.03**2
+    similar = (2 * a * b + c1) * (2 * covariance + c2) / ((a * a + b * b + c1) * (variance + c2))
+    return similar.mean(1)
+
+
+def spectrum_error(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+    """Root mean square over rings of the difference of radial power spectra in dB."""
+    return (ring_decibels(made) - ring_decibels(true)).square().mean(1).sqrt()
+
+
+def ring_decibels(picture: torch.Tensor) -> torch.Tensor:
+    """Mean power of the luma in dB in rings of the spectrum: (B, RINGS), from low to high frequencies."""
+    return _rings(picture).clamp_min(1e-12).log10() * 10.0
+
+
+def energy_ratio(made: torch.Tensor, true: torch.Tensor, ratio: float) -> torch.Tensor:
+    """Energy over the true one's in the top octave that a picture `ratio` times smaller can carry.
+
+    That is from half its Nyquist frequency, 1 / (4 ratio) of a cycle for each pixel, to the whole of it. Less than 1 is
+    blurred, more than 1 over-sharpened.
+    """
+    top = 0.5 / ratio
+    energy = []
+    for picture in (made, true):
+        power, radius = _power(picture)
+        energy.append((power * ((radius > top / 2) & (radius <= top))).sum((1, 2)))
+    return energy[0] / energy[1].clamp_min(1e-12)
+
+
+def colour_shift(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+    """Mean of made - true for each picture and channel, in steps of 1/255: (B, 3)."""
+    return (made - true).mean((2, 3)) * 255.0
+
+
+def _power(picture: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(power of the luma under a Hann window, its frequencies in cycles for each pixel), both (..., H, W // 2 + 1)."""
+    luma = torch.einsum("bchw,c->bhw", picture, picture.new_tensor(LUMA))
+    height, width = luma.shape[-2:]
+    window = torch.outer(
+        *(torch.hann_window(n, periodic=False, dtype=luma.dtype, device=luma.device) for n in (height, width))
+    )
+    spectrum = torch.fft.rfft2((luma - luma.mean((1, 2), keepdim=True)) * window, norm="ortho")
+    rows = torch.fft.fftfreq(height, device=luma.device)[:, None]
+    columns = torch.fft.rfftfreq(width, device=luma.device)[None]
+    return spectrum.abs().square(), torch.sqrt(rows**2 + columns**2)
+
+
+def _rings(picture: torch.Tensor) -> torch.Tensor:
+    """Mean power in rings of the spectrum: (B, RINGS), from low to high frequencies."""
+    power, radius = _power(picture)
+    ring = (radius * 2 * RINGS).long().flatten()
+    inside = ring < RINGS
+    sums = power.new_zeros(len(power), RINGS).index_add_(1, ring[inside], power.flatten(1)[:, inside])
+    return sums / torch.bincount(ring[inside], minlength=RINGS).clamp_min(1)

@@ -1,0 +1,99 @@
+"""What an upsampler learns from: crops of pictures at random scales, and the same at half the size, encoded."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+
+import torch
+from PIL import Image, ImageFilter
+
+from lssgen.training.photos import BROKEN, LEAST, Photos, pixels_of, read, shrink
+from lssgen.training.vaes import Vae
+
+SMALLEST_SCALE = 0.3  # of a picture before it is cut
+BLURRED, BLUR = 0.1, (0.3, 0.6)  # share of small pictures blurred, and by how many pixels
+POOL = 1024  # encoded crops kept
+
+
+class Crops:
+    """Random square crops of pictures, each with the same crop at half the size."""
+
+    def __init__(self, photos: Photos, seed: int) -> None:
+        self.photos, self.rng = photos, random.Random(seed)
+        self._weights = photos.weights()
+
+    def __call__(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(3, side, side) and (3, side / 2, side / 2) in [-1, 1].
+
+        Raises:
+            ValueError: if so many pictures turned out broken that fewer than LEAST are left.
+        """
+        while True:
+            index = self.rng.choices(range(len(self._weights)), self._weights)[0]
+            try:
+                crop = self._cut(index)
+            except BROKEN:
+                self._leave_out(index)
+                continue
+            return crop, self._half(crop)
+
+    def _cut(self, index: int) -> torch.Tensor:
+        """A crop at a random scale, flipped at random."""
+        rng, side = self.rng, self.photos.side
+        width, height = self.photos.sizes[index]
+        smallest = max(SMALLEST_SCALE, side / min(width, height))
+        scale = smallest ** rng.random()  # uniform in its logarithm from `smallest` to 1
+        reach = min(side / scale, width, height)
+        left, top = rng.uniform(0, width - reach), rng.uniform(0, height - reach)
+        if scale > 0.95:  # without resampling
+            left, top, reach = int(left), int(top), side
+        image = read(self.photos.paths[index], tuple(rng.randrange(256) for _ in range(3)))
+        box = (left, top, left + reach, top + reach)
+        image = image.resize((side, side), Image.BICUBIC, box=box, reducing_gap=3.0)
+        for flip in (Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.FLIP_TOP_BOTTOM):
+            image = image.transpose(flip) if rng.random() < 0.5 else image
+        return pixels_of(image)
+
+    def _half(self, crop: torch.Tensor) -> torch.Tensor:
+        """The crop at half the size, by area or bicubic, now and then a little blurred."""
+        half = self.photos.side // 2
+        small = shrink(crop[None], half, half, self.rng.choice(("area", "bicubic")))[0]
+        if self.rng.random() >= BLURRED:
+            return small
+        image = Image.fromarray(((small + 1) * 127.5).round().byte().permute(1, 2, 0).numpy())
+        return pixels_of(image.filter(ImageFilter.GaussianBlur(self.rng.uniform(*BLUR))))
+
+    def _leave_out(self, index: int) -> None:
+        """Never draw a broken picture again."""
+        self._weights[index] = 0.0
+        self.photos.broken += 1
+        left = sum(weight > 0 for weight in self._weights)
+        if left < LEAST:
+            raise ValueError(f"{self.photos.broken} pictures are broken and {left} are left; {LEAST} are needed")
+
+
+class Pool:
+    """Encoded crops, the oldest dropped for new ones."""
+
+    def __init__(self, crops: Crops, vae: Vae, device: torch.device) -> None:
+        self._crops, self._vae, self._device = crops, vae, device
+        self._kept: deque[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = deque(maxlen=POOL)
+
+    def add(self, count: int) -> None:
+        """Encode so many new crops."""
+        for _ in range(count):
+            whole, half = (pixels[None].to(self._device) for pixels in self._crops())
+            stored = ((whole + 1.0) * 127.5).round().byte()
+            self._kept.append((self._vae.encode(half), self._vae.encode(whole), stored))
+
+    def draw(self, rng: random.Random, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Latents of half the size (B, C, h, w), of the whole (B, C, 2h, 2w), its pixels (B, 3, H, W) in [-1, 1]."""
+        rows = [self._kept[rng.randrange(len(self._kept))] for _ in range(count)]
+        low, high, pixels = (torch.cat(column) for column in zip(*rows, strict=True))
+        return low, high, pixels.float() / 127.5 - 1.0
+
+    def deviation(self) -> torch.Tensor:
+        """Of each channel of the latents: (1, C, 1, 1)."""
+        high = torch.cat([row[1] for row in self._kept])
+        return high.std((0, 2, 3), keepdim=True).clamp_min(1e-4)

@@ -1,0 +1,91 @@
+"""What the training of an upsampler is asked for, and the networks to choose from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+
+from lssgen.upsampler import LatentUpsampler
+
+SETTINGS = "training.json"
+PRECISIONS = ("no", "bf16", "fp16")
+SIZES = {  # widths and which block doubles, for so many latent channels
+    "small": lambda channels: ((72, 72, 72, 72, 72), (False, False, False, True, False)),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What to train, and how; written to OUT/training.json.
+
+    Args:
+        vae: an autoencoder's or a pipeline's folder or hub id.
+        images: folder of pictures.
+        tiny: `vae` is a pair of TAESD's files, see `lssgen.training.tiny`.
+        key: name of the latent space, stored in the upsampler's configuration; that of a known model by default.
+        minutes: of training, the first encoding included; the learning rate follows it.
+        steps: of training in place of `minutes`; 0 for none.
+        batch: crops in a step of each process.
+        learning_rate: of the matrices, by Muon.
+        seed: of weights, crops and windows.
+        size: one of SIZES.
+        init: a LatentUpsampler's folder to start from, in place of `size`.
+        precision: one of PRECISIONS.
+
+    Raises:
+        ValueError: for a value that cannot be trained with.
+    """
+
+    vae: str
+    images: str
+    tiny: bool = False
+    key: str = ""
+    minutes: float = 20.0
+    steps: int = 0
+    batch: int = 8
+    learning_rate: float = 4e-3
+    seed: int = 0
+    size: str = "small"
+    init: str = ""
+    precision: str = "no"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.minutes < float("inf"):
+            raise ValueError(f"minutes is {self.minutes}; it must be above 0, such as 20")
+        if self.steps < 0:
+            raise ValueError(f"steps is {self.steps}; it must be 0 or more")
+        if not 1 <= self.batch <= 1024:
+            raise ValueError(f"batch is {self.batch}; it must be from 1 to 1024")
+        if not 0 < self.learning_rate < 1:
+            raise ValueError(f"learning_rate is {self.learning_rate}; it must be above 0 and below 1, such as 0.004")
+        if self.size not in SIZES:
+            raise ValueError(f"size is {self.size!r}; it must be one of {', '.join(SIZES)}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision is {self.precision!r}; it must be one of {', '.join(PRECISIONS)}")
+
+
+def recall(out: Path) -> Training:
+    """The training that `out` was made by. Raises ValueError if there is none to go on with."""
+    try:
+        kept = json.loads((out / SETTINGS).read_text(encoding="utf-8"))["training"]
+        return Training(**{field.name: kept[field.name] for field in fields(Training)})
+    except (OSError, LookupError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"nothing to resume: {out} has no {SETTINGS} of a training ({type(error).__name__})"
+        ) from error
+
+
+def build(size: str, channels: int, name: str) -> LatentUpsampler:
+    """A new upsampler of one of SIZES for the latent space called `name`."""
+    widths, up = SIZES[size](channels)
+    return LatentUpsampler(
+        channels, channels, widths, tuple(2 if here else 1 for here in up), up, norm_num_groups=0, vae=name
+    )
+
+
+def best_precision() -> str:
+    """bf16 on a GPU that has it, else no: convolutions in bf16 are many times slower on most CPUs."""
+    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"

@@ -1,0 +1,269 @@
+"""Train a x2 LatentUpsampler for any autoencoder on any folder of pictures.
+
+Pairs are encodings of a crop at a random scale and of the same crop at half its size. Encoding costs more than a step
+of the small network, so encoded crops are kept in a pool that is renewed crop by crop as training goes on. The loss is
+the L1 of the latents in units of their deviation, plus, on a few decoded windows, the L1 to the *true* picture's pixels
+and to the amplitudes of its spectrum. A little noise goes onto the input, since sampled latents are not encoded
+photographs.
+
+accelerate brings device, mixed precision and several processes, whose gradients are averaged and of which the main one
+writes. OUT holds what is needed to go on: the upsampler's folder of averaged weights, training.json, a checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.utils import broadcast, is_tensorboard_available
+
+from lssgen.hub import brief
+from lssgen.training import photos, vaes
+from lssgen.training.common import (
+    Average,
+    MuonAdam,
+    load_average,
+    load_checkpoint,
+    parameter_groups,
+    rate,
+    save_checkpoint,
+    set_rate,
+)
+from lssgen.training.eval_upsampler import checkpoint, evaluate
+from lssgen.training.pairs import Crops, Pool
+from lssgen.training.recipe import SETTINGS, Training, build
+from lssgen.training.vaes import Vae
+from lssgen.upsampler import LatentUpsampler
+
+CHECKPOINT = "checkpoint"
+SIDE, LATENT_SIDE = 256, 16  # of a crop: pixels, and latent pixels at least
+FIRST, RENEW_EVERY = 8, 2  # batches of crops encoded at the start; steps between one sixteenth of a batch more
+WINDOW, MARGIN = 12, 2  # latent pixels of a decoded window's side, and of its edge that is not compared
+NOISE = 0.05  # of the input, at most, in units of the latents' deviation
+PIXELS, SPECTRUM = 2.0, 0.2  # weights of the losses beside that of the latents
+DECAY, FLOOR = 0.995, 0.01  # of the averaged weights; of the learning rate
+EVERY, SAVE_SECONDS, HELD_OUT = 25, 180, 6  # steps between reports, seconds between checkpoints, pictures at most
+Say = Callable[[str], None]
+
+
+class Trainer:
+    """The loop: `run` trains to the end of the time or steps and leaves a checkpoint.
+
+    Args:
+        training: what and how.
+        out: folder for checkpoints.
+        accelerator: device, precision, processes.
+        vae, model, found: the autoencoder, the upsampler to train, the pictures.
+        resume: go on from the checkpoint in `out`.
+        say: told the progress.
+    """
+
+    def __init__(
+        self, training: Training, out: Path, accelerator: Accelerator, vae: Vae, model: LatentUpsampler,
+        found: photos.Photos, *, resume: bool, say: Say,
+    ) -> None:  # fmt: skip
+        self.training, self.accelerator, self.vae, self.say = training, accelerator, vae, say
+        self.path, self.step, self.spent = out / CHECKPOINT, 0, 0.0
+        self.plain = model.to(accelerator.device).train()
+        optimiser = MuonAdam(parameter_groups(self.plain), training.learning_rate)
+        self.average = Average(self.plain, DECAY)
+        if resume:
+            numbers = load_checkpoint(self.path, self.plain, self.average, optimiser)
+            self.step, self.spent = numbers["step"], numbers["spent"]
+            self.average.weights = {k: v.to(accelerator.device) for k, v in self.average.weights.items()}
+        self.model, self.optimiser = accelerator.prepare(self.plain, optimiser)
+        seed = training.seed + self.step + 1_000_003 * accelerator.process_index
+        self.rng = random.Random(seed)
+        torch.manual_seed(seed)
+        self.pool = Pool(Crops(found, seed), vae, accelerator.device)
+        self.seen: deque[tuple[float, float, float]] = deque(maxlen=100)
+
+    def run(self) -> None:
+        """Train."""
+        self.start = time.monotonic() - self.spent
+        self.pool.add(FIRST * self.training.batch)
+        self.deviation = self.pool.deviation()
+        self._tick = saved = time.monotonic()
+        while (share := self._share()) < 1:
+            set_rate(self.optimiser, self.training.learning_rate * rate(share, floor=FLOOR))
+            if self.step % RENEW_EVERY == 0:
+                self.pool.add(max(1, self.training.batch // 16))
+            self._update(*self.pool.draw(self.rng, self.training.batch))
+            if self.step % EVERY == 0:
+                self._report(share)
+            if time.monotonic() - saved > SAVE_SECONDS:
+                self.save()
+                saved = time.monotonic()
+        self.save()
+
+    def save(self) -> None:
+        """A checkpoint, by the main process."""
+        self.spent = time.monotonic() - self.start
+        if self.accelerator.is_main_process:
+            numbers = {"step": self.step, "spent": self.spent}
+            save_checkpoint(self.path, self.plain, self.average, self.optimiser, numbers)
+        self.accelerator.wait_for_everyone()
+
+    def losses(
+        self, low: torch.Tensor, high: torch.Tensor, pixels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(latent, pixel, spectrum) of a batch as `Pool.draw` gives it."""
+        noise = NOISE * self.deviation * torch.rand(len(low), 1, 1, 1, device=low.device) * torch.randn_like(low)
+        made = self.model(low + noise).float()
+        count, factor = max(1, len(low) // 4), self.vae.factor
+        y, x = (self.rng.randrange(0, made.shape[-1] - WINDOW + 1, self.vae.multiple // factor) for _ in "yx")
+        with self.accelerator.autocast():
+            decoded = self.vae.decode(made[:count, :, y : y + WINDOW, x : x + WINDOW]).float()
+        edge = MARGIN * factor
+        decoded = decoded[..., edge:-edge, edge:-edge]
+        top, left, reach = y * factor + edge, x * factor + edge, decoded.shape[-1]
+        true = pixels[:count, :, top : top + reach, left : left + reach]
+        latent = ((made - high) / self.deviation).abs().mean()
+        return latent, F.l1_loss(decoded, true), F.l1_loss(amplitudes(decoded), amplitudes(true))
+
+    def _update(self, low: torch.Tensor, high: torch.Tensor, pixels: torch.Tensor) -> None:
+        """One step of the optimiser, gradients clipped to norm 1."""
+        latent, pixel, spectrum = self.losses(low, high, pixels)
+        self.optimiser.zero_grad()
+        self.accelerator.backward(latent + PIXELS * pixel + SPECTRUM * spectrum)
+        self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimiser.step()
+        self.average.update(self.plain)
+        self.step += 1
+        self.seen.append((latent.item(), pixel.item(), spectrum.item()))
+
+    def _share(self) -> float:
+        """Share of the training done, 0 to 1: the main process's, so that all end together."""
+        seconds, steps = time.monotonic() - self.start, self.training.steps
+        share = self.step / steps if steps else seconds / (self.training.minutes * 60)
+        if self.accelerator.num_processes > 1:
+            share = broadcast(torch.tensor(share, device=self.accelerator.device)).item()
+        return min(1.0, share)
+
+    def _report(self, share: float) -> None:
+        """Progress with the time left, and the losses to whoever logs them."""
+        now = time.monotonic()
+        speed, self._tick = (now - self._tick) / EVERY, now
+        steps, minutes = self.training.steps, self.training.minutes
+        left = (steps - self.step) * speed / 60 if steps else (1 - share) * minutes
+        losses = dict(zip(("latents", "pixels", "spectrum"), map(fmean, zip(*self.seen, strict=True)), strict=True))
+        text = " ".join(f"{name} {value:.4f}" for name, value in losses.items())
+        self.say(f"step {self.step} {text} {speed:.2f} s/step {max(0.0, left):.1f} min left")
+        self.accelerator.log(losses, step=self.step)
+
+
+def amplitudes(pixels: torch.Tensor) -> torch.Tensor:
+    """Amplitude spectrum of (B, 3, H, W) under a Hann window."""
+    rows, columns = (torch.hann_window(n, periodic=False, device=pixels.device) for n in pixels.shape[-2:])
+    return torch.fft.rfft2(pixels * torch.outer(rows, columns), norm="ortho").abs()
+
+
+def train(
+    training: Training, out: Path, *, resume: bool = False, log: Path | None = None, push_to_hub: str = "",
+    say: Say = print,
+) -> dict[str, Any]:  # fmt: skip
+    """Train an upsampler into the folder `out`, which `LatentUpsampler.from_pretrained` then reads.
+
+    Args:
+        training: what and how.
+        out: folder for the upsampler, training.json and checkpoints, made if missing.
+        resume: go on from the checkpoint in `out`.
+        log: folder for TensorBoard.
+        push_to_hub: repository to upload the upsampler to at the end.
+        say: told the progress.
+
+    Returns:
+        What training.json holds: `training`, `pictures`, `steps`, `seconds`, `parameters`, `held_out` PSNR in dB.
+
+    Raises:
+        ValueError: for pictures, an autoencoder, an upsampler or a checkpoint that cannot be used.
+        OSError: if `out` cannot be written.
+    """
+    if push_to_hub:
+        check_token()
+    accelerator = _accelerator(training.precision, log)
+    say = say if accelerator.is_main_process else lambda text: None
+    vae = vaes.load(training.vae, is_tiny=training.tiny, key=training.key, device=accelerator.device)
+    side = max(SIDE, LATENT_SIDE * vae.factor)
+    found, held_out = photos.find(Path(training.images).expanduser(), side).split(HELD_OUT)
+    say(f"{found}; {len(held_out)} held out; crops of {side} px")
+    torch.manual_seed(training.seed)
+    model = _model(training, vae, out if resume else None)
+    out.mkdir(parents=True, exist_ok=True)
+    facts = {"training": asdict(training), "vae": vae.name, "parameters": sum(p.numel() for p in model.parameters())}
+    say(f"{facts['parameters']:,} parameters on {accelerator.device}, latents of {vae.name or 'an unnamed VAE'}")
+    if accelerator.is_main_process and not resume:
+        model.save_config(out)
+        _write(out, facts)
+    if log:
+        accelerator.init_trackers("upsampler")
+    trainer = Trainer(training, out, accelerator, vae, model, found, resume=resume, say=say)
+    trainer.run()
+    accelerator.end_training()
+    if not accelerator.is_main_process:
+        return facts
+    load_average(trainer.path, trainer.plain).half().save_pretrained(out)
+    counts = {"used": len(found.paths), "held_out": len(held_out), "small": found.small, "broken": found.broken}
+    facts |= {"pictures": counts, "steps": trainer.step, "seconds": round(trainer.spent, 1)}
+    facts["held_out"] = _held_out(vae, held_out, out, accelerator.device, say)
+    _write(out, facts)
+    if push_to_hub:
+        checkpoint(out, vae).push_to_hub(push_to_hub)
+    return facts
+
+
+def check_token() -> None:
+    """Raises ValueError if nobody is signed in to the hub, before hours of training rather than after."""
+    from huggingface_hub import get_token
+
+    if get_token() is None:
+        raise ValueError("--push-to-hub needs a token: sign in with 'hf auth login' or set HF_TOKEN")
+
+
+def _accelerator(precision: str, log: Path | None) -> Accelerator:
+    if log and not is_tensorboard_available():
+        raise ValueError("--log needs TensorBoard: pip install tensorboard")
+    try:
+        return Accelerator(mixed_precision=precision, log_with="tensorboard" if log else None, project_dir=log)
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"precision is {precision!r}, which this machine does not take: {brief(error)}") from error
+
+
+def _model(training: Training, vae: Vae, resumed: Path | None) -> LatentUpsampler:
+    """The upsampler to train: a new one, one to start from, or one of the kind that is being trained in `resumed`."""
+    if resumed is None and not training.init:
+        return build(training.size, vae.channels, vae.name)
+    if resumed is None:
+        model = checkpoint(Path(training.init).expanduser(), vae)
+        model.register_to_config(vae=vae.name)
+        return model
+    try:
+        model = LatentUpsampler.from_config(LatentUpsampler.load_config(resumed, local_files_only=True))
+    except (OSError, TypeError) as error:
+        raise ValueError(f"nothing to resume: {resumed} has no config.json of an upsampler") from error
+    if model.config.in_channels != vae.channels:
+        raise ValueError(f"{resumed} is for {model.config.in_channels} latent channels; this VAE has {vae.channels}")
+    return model
+
+
+def _write(out: Path, facts: dict[str, Any]) -> None:
+    (out / SETTINGS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+def _held_out(vae: Vae, paths: list[Path], out: Path, device: torch.device, say: Say) -> dict[str, float]:
+    """PSNR of the saved upsampler on pictures it has not seen, beside bicubic latents, in dB."""
+    learned = {"learned": checkpoint(out, vae)}
+    rows = evaluate(vae, paths, learned, (2.0,), device=device, plain=("bicubic",))
+    result = {row.method: round(row.psnr, 2) for row in rows}
+    say("held out: " + ", ".join(f"{name} {value:.2f} dB" for name, value in result.items()))
+    return result

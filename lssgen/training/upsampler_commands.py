@@ -1,0 +1,104 @@
+"""The commands train-upsampler and eval-upsampler: their options and what runs them. Heavy imports are inside."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+RATIOS = (1.25, 1.5, 2.0, 3.0, 4.0)
+
+
+def add_commands(commands: argparse._SubParsersAction) -> None:
+    """train-upsampler and eval-upsampler, among a parser's commands."""
+    train = commands.add_parser("train-upsampler", help="train a latent upsampler for any VAE on a folder of pictures")
+    _vae_arguments(train, required=False)
+    _training_arguments(train)
+    train.add_argument("--json", action="store_true", help="print one JSON object; progress goes to stderr")
+    train.set_defaults(run=_train)
+    measure = commands.add_parser(
+        "eval-upsampler", help="measure latent upsamplers by decoded pictures, beside bicubic, nearest and pixel"
+    )
+    _vae_arguments(measure, required=True)
+    measure.add_argument("--device", help="cpu, cuda, cuda:1 or mps; a GPU if there is one")
+    measure.add_argument("--checkpoint", type=Path, nargs="+", default=[], metavar="DIR", help="LatentUpsamplers")
+    measure.add_argument("--ratios", type=float, nargs="+", default=list(RATIOS), help="of the sizes, each above 1")
+    measure.add_argument("--limit", type=int, default=0, help="pictures at most (0: all)")
+    measure.add_argument("--every", type=int, default=1, help="take every n-th picture, in the order of their names")
+    measure.add_argument("--json", action="store_true", help="print one JSON object")
+    measure.set_defaults(run=_evaluate)
+
+
+def _vae_arguments(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    parser.add_argument("--vae", required=required, help="folder or hub id of an autoencoder or a pipeline")
+    parser.add_argument("--tiny", action="store_true", help="--vae DIR/taef1 is a pair of TAESD's encoder and decoder")
+    parser.add_argument("--key", help="name of the latent space, such as flux1; that of a known model if left out")
+    parser.add_argument("--images", required=required, help="folder of jpg, png or webp pictures, and those below it")
+
+
+def _training_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, required=True, help="folder for the upsampler and its checkpoints")
+    parser.add_argument("--minutes", type=float, help="time budget, 20 if left out; the learning rate follows it")
+    parser.add_argument("--steps", type=int, help="so many steps in place of --minutes")
+    parser.add_argument("--batch", type=int, help="crops a step and process (8)")
+    parser.add_argument("--learning-rate", type=float, help="of Muon (0.004)")
+    parser.add_argument("--seed", type=int, help="(0)")
+    parser.add_argument("--size", help="small (the default) or large, up to 3 M parameters")
+    parser.add_argument("--init", metavar="DIR", help="a LatentUpsampler's folder to start from, in place of --size")
+    parser.add_argument("--mixed-precision", dest="precision", metavar="no|bf16|fp16", help="on a GPU bf16, else no")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from --out, by its own settings where none is given"
+    )
+    parser.add_argument("--log", type=Path, metavar="DIR", help="write TensorBoard logs")
+    parser.add_argument("--push-to-hub", default="", metavar="REPO", help="upload the upsampler at the end")
+
+
+def _train(args: argparse.Namespace) -> int:
+    from dataclasses import fields, replace
+
+    from lssgen.training.recipe import Training, best_precision, recall
+    from lssgen.training.train_upsampler import train
+
+    names = [field.name for field in fields(Training)]
+    given = {name: getattr(args, name) for name in names if getattr(args, name) not in (None, False)}
+    if args.resume:
+        asked = replace(recall(args.out), **given)
+    elif args.vae is None or args.images is None:
+        raise ValueError("--vae and --images are needed, or --resume")
+    else:
+        asked = Training(**{"precision": best_precision(), **given})
+    say = (
+        (lambda text: print(text, file=sys.stderr, flush=True)) if args.json else (lambda text: print(text, flush=True))
+    )
+    facts = train(asked, args.out, resume=args.resume, log=args.log, push_to_hub=args.push_to_hub, say=say)
+    if args.json:
+        print(json.dumps(facts))
+    else:
+        print(f"{args.out}: use it by --upsampler-from {args.out}, or as upsampler/ in the model's folder")
+    return 0
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from lssgen.families.placement import placement
+    from lssgen.training import eval_upsampler, photos, vaes
+
+    if args.every < 1 or args.limit < 0:
+        raise ValueError(f"--every is {args.every} and --limit {args.limit}; they must be at least 1 and 0")
+    device = placement(args.device).device
+    vae = vaes.load(args.vae, is_tiny=args.tiny, key=args.key or "", device=device)
+    paths = photos.find(Path(args.images).expanduser(), 4 * vae.multiple, least=1).paths[:: args.every]
+    learned = {str(folder): eval_upsampler.checkpoint(folder, vae) for folder in args.checkpoint}
+    rows = eval_upsampler.evaluate(
+        vae, paths[: args.limit or None], learned, args.ratios, device=device,
+        progress=lambda text: print(text, file=sys.stderr, flush=True),
+    )  # fmt: skip
+    if args.json:
+        print(
+            json.dumps(
+                {"vae": vae.name, "pictures": len(paths[: args.limit or None]), "rows": [r.to_dict() for r in rows]}
+            )
+        )
+    else:
+        print(eval_upsampler.table(rows))
+    return 0
