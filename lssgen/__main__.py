@@ -82,13 +82,15 @@ def _parser() -> Parser:
     families.add_argument("--json", action="store_true", help="print one JSON object")
     families.set_defaults(run=_families)
 
-    bench = commands.add_parser(
-        "bench", help="measure what an arm costs beside its networks and beside plain stock calls"
+    bench = commands.add_parser("bench", help="benchmarks: overhead")
+    benches = bench.add_subparsers(dest="bench", required=True, metavar="BENCHMARK")
+    overhead = benches.add_parser(
+        "overhead", help="what an arm costs beside its networks, and over the stock calls it is made of"
     )
-    _plan_arguments(bench)
-    _engine_arguments(bench)
-    bench.add_argument("--repeat", type=int, default=5, help="interleaved repetitions; medians are reported")
-    bench.set_defaults(run=_bench)
+    _plan_arguments(overhead)
+    _engine_arguments(overhead)
+    overhead.add_argument("--repeat", type=int, default=5, help="interleaved repetitions; medians are reported")
+    overhead.set_defaults(run=_overhead)
     upsampler_commands.add_commands(commands)
     evaluation_commands.add_commands(commands)
     return parser
@@ -277,7 +279,7 @@ def _families(args: argparse.Namespace) -> int:
     return 0
 
 
-def _bench(args: argparse.Namespace) -> int:
+def _overhead(args: argparse.Namespace) -> int:
     from lssgen.bench import overhead
     from lssgen.request import check_whole
 
@@ -289,8 +291,11 @@ def _bench(args: argparse.Namespace) -> int:
     else:
         for arm, row in result["arms"].items():
             print(f"{arm:9} {row['seconds']:.2f} s, {row['outside_share']:.2%} of it outside the networks")
-        over = result["orchestration"]
-        print(f"stages {over['staged']:.3f} s, the same stock calls {over['stock']:.3f} s: {over['over']:+.2%}")
+        for how, row in result["orchestration"].items():
+            over = ", ".join(
+                f"{clock} {r['over']:+.2%} ({r['low']:+.2%} to {r['high']:+.2%})" for clock, r in row.items()
+            )
+            print(f"orchestration over the stock calls, {how}: {over}")
     return 0
 
 

@@ -6,12 +6,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from PIL import Image
 
 from lssgen.events import ArmFinished, Event, Seconds, StageFinished, StageStarted, Stepped
-from lssgen.families.base import Adapter, Model
+from lssgen.families.base import Adapter, Model, OnStep
 from lssgen.latents import clean_estimate, coupled_noise, renoise, resize
 from lssgen.request import GenerationRequest
 from lssgen.schedule import Stage
@@ -27,9 +28,9 @@ class Stopped(Exception):
 class Clock:
     """Wall seconds by phase, the device synchronised at each border. `preview` is taken out of whatever holds it."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device | None = None) -> None:
         self.spent: Counter[str] = Counter()
-        self._device = device
+        self.device = device  # None as long as nothing was done on it
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -41,7 +42,8 @@ class Clock:
             self.spent[name] += self._now() - start - aside
 
     def _now(self) -> float:
-        synchronize(self._device)
+        if self.device is not None:
+            synchronize(self.device)
         return time.perf_counter()
 
 
@@ -56,17 +58,17 @@ def synchronize(device: torch.device) -> None:
 class NoiseSource:
     """Each stage's noise. `coupled`: all from the baseline's own full-size noise; `fresh`: drawn anew, in order."""
 
-    def __init__(self, adapter: Adapter, request: GenerationRequest) -> None:
-        self._adapter = adapter
+    def __init__(self, adapter: Adapter, request: GenerationRequest, device: torch.device | None = None) -> None:
+        self._adapter, self._device = adapter, device
         self.generators = [torch.Generator("cpu").manual_seed(seed) for seed in request.seeds]
         self._full = None
         if request.noise == "coupled":
-            self._full = adapter.noise(self.generators, request.height, request.width)
+            self._full = adapter.noise(self.generators, request.height, request.width, device)
 
     def at(self, height: int, width: int) -> torch.Tensor:
         """Standard normal (B, C, h, w) for a stage of this size in pixels."""
         if self._full is None:
-            return self._adapter.noise(self.generators, height, width)
+            return self._adapter.noise(self.generators, height, width, self._device)
         factor = self._adapter.space.factor
         return coupled_noise(self._full, height // factor, width // factor)
 
@@ -101,14 +103,15 @@ def run_arm(
     if len(stages) > 1 and upsampler == "learned" and model.upsampler is None:
         raise ValueError("this model has no learned upsampler; use upsampler='bicubic' or 'pixel'")
     adapter = model.adapter
-    clock, finished = Clock(adapter.pipe._execution_device), []
+    clock, finished = Clock(), []
     with clock.phase("total"):
         _check(stopped)
         with clock.phase("text"):
             encoded = adapter.encode(
                 request.prompt, request.negative_prompt, len(request.seeds), request.guidance_scale
             )
-        noise = NoiseSource(adapter, request)
+            clock.device = _device_of(encoded)
+        noise = NoiseSource(adapter, request, clock.device)
         latents = None
         for index, stage in enumerate(stages):
             last = index == len(stages) - 1
@@ -136,6 +139,15 @@ def run_arm(
     return ArmFinished(arm, finished[-1].images, tuple(finished), Seconds(**clock.spent))
 
 
+def _device_of(encoded: dict[str, Any]) -> torch.device:
+    """Where the pipeline runs, which is where its encoders leave what they made.
+
+    Asked itself, it walks through all its modules: longer than all else that is done here beside its calls.
+    """
+    made = next(value for value in encoded.values() if value is not None)
+    return made[0].device
+
+
 def enlarge(model: Model, latents: torch.Tensor, stage: Stage, method: str) -> torch.Tensor:
     """Clean scaled latents (B, C, h, w) enlarged to `stage`'s size by one of `lssgen.request.UPSAMPLERS`."""
     factor = model.adapter.space.factor
@@ -157,19 +169,19 @@ def _stepper(
     clock: Clock,
     emit: Emit,
     stopped: Stop,
-) -> Callable[[int, torch.Tensor], None]:
+) -> OnStep:
     """The per-step callback: stops, previews the clean estimate, reports; all of it outside the denoising time."""
 
-    def on_step(step: int, after: torch.Tensor) -> None:
+    def on_step(step: int, after: Callable[[], torch.Tensor]) -> None:
         nonlocal latents
         _check(stopped)
         with clock.phase("preview"):
             image = None
             if model.preview is not None:
                 now, then = stage.sigmas[step : step + 2]
-                clean = clean_estimate(latents[:1], after[:1], now, then, stage.process)
+                before, latents = latents, after()
+                clean = clean_estimate(before[:1], latents[:1], now, then, stage.process)
                 image = model.preview.image(clean)
-            latents = after
             emit(Stepped(arm, index, step + 1, stage.num_steps, image))
 
     return on_step

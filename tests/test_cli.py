@@ -154,13 +154,29 @@ def test_families(capsys):
 
 def test_bench_reports_the_share_outside_the_networks(capsys, tiny_folder):
     code, out, _ = call(
-        capsys, "bench", "--model", tiny_folder, "--height", 64, "--width", 64, "--start", 32, "--steps", 4,
+        capsys, "bench", "overhead", "--model", tiny_folder, "--height", 64, "--width", 64, "--start", 32, "--steps", 4,
         "--repeat", 1, "--json",
     )  # fmt: skip
-    arms, over = json.loads(out)["arms"], json.loads(out)["orchestration"]
+    arms, orchestration = json.loads(out)["arms"], json.loads(out)["orchestration"]
     assert code == 0
     assert all(0 < arms[arm]["outside_share"] < 1 for arm in ("lssgen", "baseline"))
-    assert over["over"] == pytest.approx(over["staged"] / over["stock"] - 1, abs=1e-6)  # one repetition: no median
+    assert set(orchestration) == {"paired", "direct"}
+    for row in orchestration.values():
+        for over in row["wall"], row["cpu"]:
+            assert over["over"] == pytest.approx(over["staged"] / over["stock"] - 1)  # one repetition: no median
+            assert over["low"] == over["over"] == over["high"]
+    assert 0 < orchestration["direct"]["wall"]["over"]
+
+
+def test_the_interval_of_a_median_narrows_with_more_values_and_holds_it():
+    from lssgen.bench import interval
+
+    values = [k / 100 for k in range(-20, 21)]
+    low, high = interval(values)
+    assert -0.2 < low < 0 < high < 0.2
+    wide, widest = interval(values[::8])
+    assert wide < low
+    assert widest > high
 
 
 def test_families_lists_what_must_be_known_before_a_download(capsys):
@@ -221,11 +237,12 @@ def test_a_model_runs_in_another_dtype_on_a_named_device(capsys, tiny_folder, tm
         (["score", __file__], "name a PNG file"),
         (["generate", "--prompt", "x", "--out", "/dev/null/x"], "name another folder"),
         (["sheet", __file__, "--out", "sheet.xyz"], "name a PNG file"),
-        (["bench", "--repeat", "0"], "from 1 to 1000"),
-        (["bench", "--device", "tpu"], "this machine has cpu"),
-        (["bench", "--dtype", "int8"], "must be auto, float32, bfloat16, float16"),
-        (["bench", "--device", "cpu", "--offload", "model"], "needs a CUDA GPU"),
-        (["bench", "--upsampler-from", "/nowhere"], "no upsampler at /nowhere"),
+        (["bench", "overhead", "--repeat", "0"], "from 1 to 1000"),
+        (["bench", "overhead", "--device", "tpu"], "this machine has cpu"),
+        (["bench", "overhead", "--dtype", "int8"], "must be auto, float32, bfloat16, float16"),
+        (["bench", "overhead", "--device", "cpu", "--offload", "model"], "needs a CUDA GPU"),
+        (["bench", "overhead", "--upsampler-from", "/nowhere"], "no upsampler at /nowhere"),
+        (["bench", "speed"], "overhead"),
         (["nonsense"], "plan"),
         ([], "COMMAND"),
     ],
@@ -251,9 +268,9 @@ def test_errors_are_one_line_in_a_fresh_process_too():
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", ["plan", "generate", "compare", "sheet", "score", "families", "bench"])
+@pytest.mark.parametrize("command", ["plan", "generate", "compare", "sheet", "score", "families", "bench overhead"])
 def test_every_command_has_help(capsys, command):
     with pytest.raises(SystemExit) as exit_:
-        main([command, "--help"])
+        main([*command.split(), "--help"])
     assert exit_.value.code == 0
     assert "--json" in capsys.readouterr().out

@@ -24,7 +24,7 @@ from lssgen.schedule import Stage
 from lssgen.upsampler import LatentUpsampler
 
 TILED_ABOVE, TILED_ON = 1024 * 1024, ("cuda", "mps")  # pixels; devices
-OnStep = Callable[[int, torch.Tensor], None]
+OnStep = Callable[[int, Callable[[], torch.Tensor]], None]
 
 
 class Adapter(ABC):
@@ -111,11 +111,17 @@ class Adapter(ABC):
         """Channels of the grid."""
         return self.pipe.vae.config.latent_channels
 
-    def noise(self, generators: list[torch.Generator], height: int, width: int) -> torch.Tensor:
-        """The noise the stock call would draw at this size in pixels: (B, C, h, w), standard normal."""
+    def noise(
+        self, generators: list[torch.Generator], height: int, width: int, device: torch.device | None = None
+    ) -> torch.Tensor:
+        """The noise the stock call would draw at this size in pixels: (B, C, h, w), standard normal.
+
+        `device`: the pipeline's own, from whom knows it; to ask the pipeline takes a walk through all its modules.
+        """
         shape = (len(generators), self.space.channels, height // self.space.factor, width // self.space.factor)
         dtype = self.noise_dtype or self.denoiser.dtype
-        return randn_tensor(shape, generator=generators, device=self.pipe._execution_device, dtype=dtype)
+        device = device or self.pipe._execution_device
+        return randn_tensor(shape, generator=generators, device=device, dtype=dtype)
 
     def denoise(
         self,
@@ -133,15 +139,16 @@ class Adapter(ABC):
             latents: standard normal noise, or latents noised to its first sigma where the stage is `renoised`.
             encoded: from `encode`.
             guidance_scale: None for the pipeline's own default.
-            on_step: `on_step(i, latents)` is called after step i with the grid; what it raises passes through.
+            on_step: `on_step(i, latents)` is called after step i, `latents()` being the grid; what it raises passes
+                through.
             generators: for schedulers that add noise in every step.
         """
-        made = latents
+        made = self.pack(latents)
 
         def callback(pipe: DiffusionPipeline, step: int, timestep: torch.Tensor, kwargs: dict) -> dict:
             nonlocal made  # what the call returns is the same, but for klein, whose output is no longer scaled
-            made = self.unpack(kwargs["latents"], stage)
-            on_step(step, made)
+            made = kwargs["latents"]
+            on_step(step, lambda: self.unpack(made, stage))
             return kwargs
 
         scheduler = usable(self.pipe.scheduler)
@@ -157,14 +164,15 @@ class Adapter(ABC):
                     num_inference_steps=stage.schedule_steps,
                     height=stage.height,
                     width=stage.width,
-                    latents=self.pack(latents),
+                    latents=made,
                     generator=generators,
                     output_type="latent",
                     callback_on_step_end=callback,
                 )
-        finally:
-            self.pipe.maybe_free_model_hooks()
-        return made
+        except BaseException:
+            self.pipe.maybe_free_model_hooks()  # else the call itself has done so
+            raise
+        return self.unpack(made, stage)
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor, *, finish: bool = True) -> list[Image]:

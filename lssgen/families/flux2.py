@@ -52,11 +52,13 @@ class Flux2Adapter(Adapter):
         more = {"num_images_per_prompt": batch, "max_sequence_length": self.max_sequence_length}
         return self.pipe.encode_prompt(prompt, **more)[0]
 
-    def noise(self, generators: list[torch.Generator], height: int, width: int) -> torch.Tensor:
+    def noise(
+        self, generators: list[torch.Generator], height: int, width: int, device: torch.device | None = None
+    ) -> torch.Tensor:
         side = self.space.factor * 2
         shape = (len(generators), 4 * self.space.channels, height // side, width // side)
-        dtype = self.denoiser.dtype
-        noise = randn_tensor(shape, generator=generators, device=self.pipe._execution_device, dtype=dtype)
+        device = device or self.pipe._execution_device
+        noise = randn_tensor(shape, generator=generators, device=device, dtype=self.denoiser.dtype)
         return self.pipe._unpatchify_latents(noise)
 
     def pack(self, grid: torch.Tensor) -> torch.Tensor:

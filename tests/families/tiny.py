@@ -59,6 +59,8 @@ from transformers import (
     T5EncoderModel,
 )
 
+from lssgen.families.schedulers import make_scheduler
+from lssgen.families.table import FAMILIES
 from tests.conftest import WORDS, tiny_flux, tiny_tokenizer
 
 LENGTH = 16  # max_sequence_length
@@ -290,8 +292,17 @@ def build(family: str) -> DiffusionPipeline:
 
 
 def save(family: str, folder: Path) -> None:
-    """The pipeline as a model folder, with the length of prompts its encoders can take."""
-    build(family).save_pretrained(folder)
+    """The pipeline as a model folder, with the length of prompts its encoders can take.
+
+    Its VAE is f8, as published ones are (at 512 px an f4 one has four times the latents, and attention takes minutes),
+    and FLUX is shifted for so many tokens.
+    """
+    pipe = build(family)
+    if type(pipe.vae) is AutoencoderKL:
+        pipe.register_modules(vae=tiny_vae(levels=4, shift_factor=pipe.vae.config.shift_factor))
+    if family == "flux":
+        pipe.register_modules(scheduler=make_scheduler(FAMILIES[family].scheduler))
+    pipe.save_pretrained(folder)
     (folder / "lssgen.json").write_text(json.dumps({"max_sequence_length": LENGTH, "base_side": 128}))
 
 
