@@ -25,6 +25,72 @@ def test_doubles_and_resizes():
     assert model.upsample(z, 8, 11).shape == (2, 4, 8, 11)
 
 
+@pytest.mark.parametrize(("ratio", "calls"), [(1.25, 1), (1.5, 1), (2, 1), (2.5, 2), (3, 2), (4, 2), (8, 3)])
+def test_any_ratio_takes_as_few_doublings_as_it_can(ratio, calls):
+    """Above 2 the learned upsampler doubled once and bicubic did the rest."""
+    model, seen = local(), []
+    model.upsampler.register_forward_hook(lambda module, inputs, output: seen.append(tuple(output.shape[-2:])))
+    height, width = int(8 * ratio), int(16 * ratio)
+    assert model.upsample(torch.randn(1, 4, 8, 16), height, width).shape == (1, 4, height, width)
+    assert seen == [(8 * 2**k, 16 * 2**k) for k in range(1, calls + 1)]
+
+
+def test_in_two_hops_it_is_the_network_twice():
+    model, z = local(), torch.randn(1, 4, 6, 6)
+    with torch.no_grad():
+        assert torch.equal(model.upsample(z, 24, 24), model(model(z)))
+
+
+def local(seed: int = 0) -> LatentUpsampler:
+    """Without norms: two blocks before the doubling, one after."""
+    torch.manual_seed(seed)
+    up = (False, False, True, False)
+    return LatentUpsampler(4, 4, (8,) * 4, tuple(1 + u for u in up), up, norm_num_groups=0).eval()
+
+
+REACH = 7  # low-resolution pixels that `local` sees each way: 1 + 2 + 2, and the doubling's and the last three, halved
+
+
+def test_without_norms_tiles_equal_the_whole_away_from_seams():
+    model, z = local(), torch.randn(1, 4, 32, 32)
+    with torch.no_grad():
+        whole, tile = model(z), model(z[..., 4:28, 4:28])
+    inner = slice(2 * REACH, -2 * REACH)
+    torch.testing.assert_close(tile[..., inner, inner], whole[..., 8:56, 8:56][..., inner, inner])
+    assert not torch.allclose(tile, whole[..., 8:56, 8:56])
+
+
+def test_with_norms_a_far_change_is_felt_and_without_it_is_not():
+    torch.manual_seed(0)
+    normed, z = LatentUpsampler(4, 4, (8, 8), norm_num_groups=4).eval(), torch.randn(1, 4, 32, 32)
+    far = z.clone()
+    far[..., 0, 0] += 5
+    for model, same in ((local(), True), (normed, False)):
+        with torch.no_grad():
+            assert torch.equal(model(z)[..., 32:, 32:], model(far)[..., 32:, 32:]) is same
+
+
+@pytest.mark.parametrize("axis", [-1, -2])
+def test_mirrored_kernels_mirror_the_picture(axis):
+    """So the grid is not shifted by half a pixel: flips are learnt or not by the kernels alone."""
+    model, mirrored, z = local(), local(), torch.randn(2, 4, 10, 12)
+    with torch.no_grad():
+        for p in mirrored.parameters():
+            if p.ndim == 4:
+                p.copy_(p.flip(axis))
+        torch.testing.assert_close(mirrored(z.flip(axis)), model(z).flip(axis), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("groups", [0, 4])
+def test_bfloat16_is_near_float32(groups):
+    torch.manual_seed(0)
+    model, z = LatentUpsampler(4, 4, (16, 8), norm_num_groups=groups).eval(), torch.randn(1, 4, 16, 16)
+    exact = model.upsample(z, 32, 32)
+    rounded = model.to(torch.bfloat16).upsample(z, 32, 32)
+    assert rounded.dtype == torch.float32, "of the latents that were given"
+    assert (rounded - exact).norm() < 0.02 * exact.norm()
+
+
 def test_save_and_load_is_the_identity(tmp_path):
     model = LatentUpsampler(4, 4, (64, 32), vae="tiny").eval()
     model.save_pretrained(tmp_path)

@@ -34,7 +34,7 @@ class Photos:
     broken: int = 0
 
     def __str__(self) -> str:
-        return f"{len(self.paths)} pictures; {self.small} too small and {self.broken} broken ones left out"
+        return f"{len(self.paths)} pictures; {self.small} too small and {self.broken} broken left out"
 
     def split(self, most: int) -> tuple[Photos, list[Path]]:
         """The same without some, evenly spread, and these: one in eight, at most `most`."""

@@ -32,7 +32,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 def _vae_arguments(parser: argparse.ArgumentParser, *, required: bool) -> None:
     parser.add_argument("--vae", required=required, help="folder or hub id of an autoencoder or a pipeline")
-    parser.add_argument("--tiny", action="store_true", help="--vae DIR/taef1 is a pair of TAESD's encoder and decoder")
+    parser.add_argument(
+        "--tiny", action="store_true", default=None, help="--vae DIR/taef1 is a pair of TAESD's encoder and decoder"
+    )
     parser.add_argument("--key", help="name of the latent space, such as flux1; that of a known model if left out")
     parser.add_argument("--images", required=required, help="folder of jpg, png or webp pictures, and those below it")
 
@@ -61,7 +63,7 @@ def _train(args: argparse.Namespace) -> int:
     from lssgen.training.train_upsampler import train
 
     names = [field.name for field in fields(Training)]
-    given = {name: getattr(args, name) for name in names if getattr(args, name) not in (None, False)}
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if args.resume:
         asked = replace(recall(args.out), **given)
     elif args.vae is None or args.images is None:
@@ -86,7 +88,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     if args.every < 1 or args.limit < 0:
         raise ValueError(f"--every is {args.every} and --limit {args.limit}; they must be at least 1 and 0")
     device = placement(args.device).device
-    vae = vaes.load(args.vae, is_tiny=args.tiny, key=args.key or "", device=device)
+    vae = vaes.load(args.vae, is_tiny=bool(args.tiny), key=args.key or "", device=device)
     paths = photos.find(Path(args.images).expanduser(), 4 * vae.multiple, least=1).paths[:: args.every]
     learned = {str(folder): eval_upsampler.checkpoint(folder, vae) for folder in args.checkpoint}
     rows = eval_upsampler.evaluate(

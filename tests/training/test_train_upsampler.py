@@ -1,0 +1,256 @@
+"""Training a latent upsampler: the two commands, resuming, their refusals, and that it learns."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from lssgen.__main__ import main
+from lssgen.training import eval_upsampler, measures, pairs, photos, train_upsampler, vaes
+from lssgen.training.recipe import Training, build, recall
+from lssgen.upsampler import LatentUpsampler
+from tests.families.tiny import tiny_vae
+from tests.training.test_vaes import tiny_pair
+
+SMALL = ["--steps", "2", "--batch", "2"]
+
+
+def drawing(seed: int, side: int = 288) -> Image.Image:
+    """Discs, boxes and lines of random colours on a gradient."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:side, :side] / side
+    blend = (rows * rng.random() + columns * rng.random())[..., None]
+    pixels = (rng.random(3) * (1 - blend) + rng.random(3) * blend).clip(0, 1) * 255
+    image = Image.fromarray(pixels.astype(np.uint8))
+    draw = ImageDraw.Draw(image)
+    for k in range(60):
+        x, y, size = *(rng.random(2) * side), 4 + rng.random() * side / 5
+        colour, box = tuple(rng.integers(0, 256, 3).tolist()), (x, y, x + size, y + size * (0.4 + rng.random()))
+        if k % 3 == 0:
+            draw.ellipse(box, colour)
+        elif k % 3 == 1:
+            draw.rectangle(box, colour)
+        else:
+            draw.line(box, colour, int(1 + rng.random() * 5))
+    return image
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    """Twenty pictures in two folders."""
+    folder = tmp_path_factory.mktemp("images")
+    for k in range(20):
+        path = folder / ("a" if k % 2 else "b") / f"{k}.png"
+        path.parent.mkdir(exist_ok=True)
+        drawing(k).save(path)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def vae_folder(tmp_path_factory) -> Path:
+    """A random f4 autoencoder of 4 channels."""
+    folder = tmp_path_factory.mktemp("vae")
+    torch.manual_seed(0)
+    tiny_vae().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(images, vae_folder, tmp_path_factory) -> Path:
+    """What two steps leave."""
+    out = tmp_path_factory.mktemp("trained")
+    assert run("train-upsampler", "--vae", vae_folder, "--images", images, "--out", out, "--key", "toy", *SMALL) == 0
+    return out
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """Crops of 64 px, few of them."""
+    monkeypatch.setattr(train_upsampler, "SIDE", 64)
+    monkeypatch.setattr(train_upsampler, "FIRST", 2)
+
+
+def run(*arguments: object) -> int:
+    return main([str(a) for a in arguments])
+
+
+def refusal(capsys, *arguments: object) -> str:
+    """The one line that a refused command prints."""
+    capsys.readouterr()
+    assert run(*arguments) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    return err
+
+
+def test_a_training_leaves_an_upsampler_its_settings_and_figures(trained, images):
+    model = LatentUpsampler.from_pretrained(trained)
+    assert (model.config.in_channels, model.config.vae, model.config.norm_num_groups) == (4, "toy", 0)
+    facts = json.loads((trained / "training.json").read_text())
+    assert facts["steps"] == 2
+    assert facts["pictures"] == {"used": 18, "held_out": 2, "small": 0, "broken": 0}
+    assert set(facts["held_out"]) == {"learned", "bicubic", "encode-decode"}
+    assert (recall(trained).seed, recall(trained).images) == (0, str(images))
+
+
+def test_it_resumes_from_its_folder_alone(trained, tmp_path, capsys):
+    """Weights, optimiser, average and step go on; settings not given again are those of before."""
+    out = shutil.copytree(trained, tmp_path / "out")
+    before = torch.load(out / "checkpoint.pt", weights_only=True)
+    assert run("train-upsampler", "--resume", "--out", out, "--steps", 3, "--json") == 0
+    after = torch.load(out / "checkpoint.pt", weights_only=True)
+    assert (before["step"], after["step"], after["average_steps"]) == (2, 3, 3)
+    assert json.loads(capsys.readouterr().out)["steps"] == 3
+    assert recall(out).key == "toy"
+
+
+def test_resuming_at_the_end_changes_nothing(trained, tmp_path):
+    out = shutil.copytree(trained, tmp_path / "out")
+    assert run("train-upsampler", "--resume", "--out", out) == 0
+    stored, again = (LatentUpsampler.from_pretrained(folder).state_dict() for folder in (trained, out))
+    assert all(torch.equal(stored[key], again[key]) for key in stored)
+
+
+def test_it_starts_from_another_upsampler(trained, images, vae_folder, tmp_path):
+    options = ["--vae", vae_folder, "--images", images, "--out", tmp_path, "--init", trained, *SMALL]
+    assert run("train-upsampler", *options, "--learning-rate", 1e-9) == 0
+    stored, again = (LatentUpsampler.from_pretrained(folder).state_dict() for folder in (trained, tmp_path))
+    torch.testing.assert_close(stored, again, atol=2e-3, rtol=0)
+
+
+def test_logs_are_tensorboards(images, vae_folder, tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard")
+    monkeypatch.setattr(train_upsampler, "EVERY", 1)
+    options = ["--vae", vae_folder, "--images", images, "--out", tmp_path / "out", *SMALL]
+    assert run("train-upsampler", *options, "--log", tmp_path / "log") == 0
+    assert list((tmp_path / "log").rglob("events*"))
+
+
+def test_wrong_channels_and_folders_are_refused(trained, images, tmp_path, capsys):
+    torch.manual_seed(0)
+    tiny_vae(channels=8).save_pretrained(tmp_path / "eight")
+    tiny_pair(tmp_path, channels=4)
+    eight, out = ["--vae", tmp_path / "eight", "--images", images], ["--out", tmp_path / "out"]
+    assert "is for 4 latent channels; this VAE has 8" in refusal(
+        capsys, "train-upsampler", "--resume", "--out", trained, "--vae", tmp_path / "eight"
+    )
+    assert "4 latent channels" in refusal(capsys, "train-upsampler", *eight, *out, "--init", trained)
+    assert "4 latent channels" in refusal(capsys, "eval-upsampler", *eight, "--checkpoint", trained)
+    assert "nothing to resume" in refusal(capsys, "train-upsampler", "--resume", "--out", tmp_path / "nowhere")
+    assert "--vae and --images" in refusal(capsys, "train-upsampler", *out)
+    assert "add --tiny" in refusal(capsys, "train-upsampler", "--vae", tmp_path, "--images", images, *out)
+    assert "no folder" in refusal(capsys, "train-upsampler", *eight[:2], "--images", tmp_path / "no", *out)
+    assert "no upsampler" in refusal(capsys, "eval-upsampler", *eight, "--checkpoint", tmp_path)
+    assert "above 1" in refusal(capsys, "eval-upsampler", *eight, "--ratios", 1)
+    assert "at least 1 and 0" in refusal(capsys, "eval-upsampler", *eight, "--every", 0)
+
+
+@pytest.mark.parametrize(
+    ("more", "hint"),
+    [
+        (["--batch", 0], "from 1 to 1024"),
+        (["--minutes", 0], "above 0"),
+        (["--steps", -1], "0 or more"),
+        (["--learning-rate", 2], "such as 0.004"),
+        (["--size", "huge"], "small, large"),
+        (["--mixed-precision", "int8"], "no, bf16, fp16"),
+    ],
+)
+def test_bad_settings_are_refused(images, vae_folder, tmp_path, capsys, more, hint):
+    assert hint in refusal(
+        capsys, "train-upsampler", "--vae", vae_folder, "--images", images, "--out", tmp_path, *more
+    )  # fmt: skip
+
+
+def test_nobody_trains_for_hours_to_learn_that_no_token_is_set(images, vae_folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    options = ["--vae", vae_folder, "--images", images, "--out", tmp_path, "--push-to-hub", "me/mine"]
+    assert "hf auth login" in refusal(capsys, "train-upsampler", *options)
+
+
+def test_small_and_broken_pictures_are_left_out_and_counted(tmp_path):
+    for k in range(9):
+        drawing(k, 96).save(tmp_path / f"{k}.webp")
+    drawing(9, 40).save(tmp_path / "small.png")
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    drawing(0, 96).save(tmp_path / "torn.png")
+    whole = (tmp_path / "torn.png").read_bytes()
+    (tmp_path / "torn.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "notes.txt").write_text("no picture")
+    found = photos.find(tmp_path, 64)
+    assert (len(found.paths), found.small, found.broken) == (10, 1, 1)
+    crops = pairs.Crops(found, 0)
+    for _ in range(80):  # the torn one is found out when it is drawn
+        crop, half = crops()
+        assert (crop.shape, half.shape) == ((3, 64, 64), (3, 32, 32))
+    assert found.broken == 2
+    with pytest.raises(ValueError, match="0 pictures; 11 too small and 1 broken left out; at least 8"):
+        photos.find(tmp_path, 256)
+    (tmp_path / "7.webp").unlink()
+    (tmp_path / "8.webp").unlink()
+    few = pairs.Crops(photos.find(tmp_path, 64), 0)
+    with pytest.raises(ValueError, match="2 pictures are broken and 7 are left; 8 are needed"):
+        [few() for _ in range(80)]
+
+
+def test_what_is_transparent_is_laid_on_a_colour(tmp_path):
+    Image.new("RGBA", (4, 4), (255, 0, 0, 0)).save(tmp_path / "clear.png")
+    Image.new("LA", (4, 4), (9, 255)).save(tmp_path / "grey.png")
+    assert photos.read(tmp_path / "clear.png", (1, 2, 3)).getpixel((0, 0)) == (1, 2, 3)
+    assert photos.read(tmp_path / "grey.png").getpixel((0, 0)) == (9, 9, 9)
+
+
+def test_a_crop_and_its_half_show_the_same(images):
+    """Half the size by area or bicubic, seldom blurred: enlarged it is near the crop, and the same way round."""
+    crops = pairs.Crops(photos.find(images, 64), 0)
+    for _ in range(10):
+        crop, half = crops()
+        again = torch.nn.functional.interpolate(half[None], scale_factor=2, mode="bilinear")[0]
+        assert (again - crop).abs().mean() < 0.5 * (again.flip(2) - crop).abs().mean() + 0.02
+
+
+def test_evaluation_gives_every_method_at_every_ratio(trained, images, vae_folder, capsys):
+    options = ["--vae", vae_folder, "--images", images, "--checkpoint", trained, "--ratios", 1.5, 2, 3]
+    assert run("eval-upsampler", *options, "--every", 9, "--limit", 2, "--json") == 0
+    result = json.loads(capsys.readouterr().out)
+    rows = {(row["method"], row["ratio"]): row for row in result["rows"]}
+    methods = ("bicubic", "nearest", "pixel", str(trained))
+    assert set(rows) == {(m, r) for m in methods for r in (1.5, 2.0, 3.0)} | {("encode-decode", 1.5)}
+    assert result["pictures"] == 2
+    learned = rows[str(trained), 2.0]
+    assert learned["parameters"] == sum(p.numel() for p in LatentUpsampler.from_pretrained(trained).parameters())
+    assert learned["milliseconds"] > 0
+    assert len(learned["colour_shift"]) == 3
+    assert run("eval-upsampler", *options[:4], "--ratios", 2, "--limit", 1) == 0
+    assert "nearest" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("channels", "most"), [(4, 140_000), (16, 560_000), (32, 560_000)])
+def test_sizes_keep_their_promise(channels, most):
+    assert sum(p.numel() for p in build("small", channels, "").parameters()) <= most
+    assert sum(p.numel() for p in build("large", channels, "").parameters()) <= 3_000_000
+
+
+@pytest.mark.slow
+def test_two_minutes_on_twenty_pictures_beat_bicubic_latents(images, tmp_path, monkeypatch):
+    """In the embedded model's latents, on a picture not learnt from; flipped it comes out the same, nearly."""
+    monkeypatch.undo()  # real sizes
+    vae, path = vaes.load("assets/embedded"), tmp_path / "held_out.png"
+    drawing(99, 512).save(path)
+    training = Training(vae="assets/embedded", images=str(images), minutes=2.0)
+    facts = train_upsampler.train(training, tmp_path / "out")
+    model = eval_upsampler.checkpoint(tmp_path / "out", vae)
+    rows = eval_upsampler.evaluate(vae, [path], {"learned": model}, (2.0,), plain=("bicubic",))
+    psnr = {row.method: row.psnr for row in rows}
+    assert psnr["learned"] > psnr["bicubic"] + 1, (psnr, facts)
+    true = photos.pixels_of(photos.read(path))[None]
+    with torch.no_grad():
+        low = (vae.encode(photos.shrink(x, 256, 256)) for x in (true, true.flip(-1)))
+        plain, flipped = (vae.decode(model.upsample(z, 32, 32)).clamp(-1, 1) for z in low)
+    assert measures.psnr(flipped.flip(-1) / 2, plain / 2).item() > psnr["learned"]
