@@ -197,9 +197,12 @@ def test_without_a_learned_upsampler_bicubic_is_taken_and_said(capsys, tiny_fold
     code, out, err = call(capsys, *options)
     assert code == 0
     assert "no learned upsampler: bicubic it is" in err
+    assert f"python -m lssgen train-upsampler --vae {bare} --images DIR --out DIR" in err
     image = json.loads(out)["arms"]["lssgen"]["image"]
     assert read_settings(image)["request"]["upsampler"] == "bicubic"
-    assert call(capsys, *options, "--upsampler", "learned")[0] == 2
+    code, _, err = call(capsys, *options, "--upsampler", "learned")
+    assert code == 2
+    assert "train-upsampler --vae" in err
 
 
 def test_a_model_runs_in_another_dtype_on_a_named_device(capsys, tiny_folder, tmp_path):
