@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import gc
+import operator
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -81,8 +83,10 @@ def outside_share(model: Model, engine: Engine, request: GenerationRequest, repe
 
 
 def orchestration(model: Model, engine: Engine, request: GenerationRequest, repeat: int) -> dict[str, Any]:
-    """What a staged run costs over the stock calls it is made of: the LSSGen arm without text, decodes, previews and
-    networks that enlarge.
+    """What a staged run costs over the stock calls it is made of: the LSSGen arm without networks that enlarge.
+
+    Text is encoded before and nothing is decoded or previewed, in either: besides the time, what these leave of caches
+    and memory slows whatever comes next.
 
     `paired`: against plain stock calls of the same sizes and numbers of steps. A repetition runs staged, stock, stock,
     staged, so that a machine that slows down or speeds up meanwhile favours neither; its ratio is that of the sums.
@@ -94,24 +98,33 @@ def orchestration(model: Model, engine: Engine, request: GenerationRequest, repe
     """
     model, stages = replace(model, preview=None), engine.plan(request).stages
     request = engine.filled(request)
-    _staged(model, request, stages), _stock(model, request, stages)  # warms up
+    encoded = model.adapter.encode(request.prompt, request.negative_prompt, len(request.seeds), request.guidance_scale)
+    staged, stock = (functools.partial(run, model, request, stages, encoded) for run in (_staged, _stock))
+    staged(), stock()  # warms up
     paired: list[tuple[Spent, Spent]] = []
     direct: list[tuple[Spent, Spent]] = []
     for _ in range(repeat):
         gc.collect()
-        first, stock = _staged(model, request, stages), _stock(model, request, stages)
-        stock, last = stock + _stock(model, request, stages), _staged(model, request, stages)
-        paired.append((first[0] + last[0], stock))
-        direct.append((first[0] + last[0], first[1] + last[1]))
+        first, theirs = staged(), stock() + stock()
+        ours, calls = map(operator.add, first, staged())
+        paired.append((ours, theirs))
+        direct.append((ours, calls))
     return {"paired": _figures(paired), "direct": _figures(direct)}
 
 
-def _staged(model: Model, request: GenerationRequest, stages: tuple[Stage, ...]) -> tuple[Spent, Spent]:
+def _staged(
+    model: Model, request: GenerationRequest, stages: tuple[Stage, ...], encoded: dict[str, Any]
+) -> tuple[Spent, Spent]:
     """A staged run, and the part of it that the stock calls took."""
     adapter, aside, calls = model.adapter, [Spent()], [Spent()]
     device = adapter.pipe._execution_device
     with ExitStack() as stack:
-        for name in ("encode", "decode", "encode_images"):
+        decode = adapter.decode
+        stack.enter_context(_replaced(adapter, "encode", lambda *_: encoded))
+        stack.enter_context(
+            _replaced(adapter, "decode", lambda z, finish=True: [] if finish else decode(z, finish=False))
+        )
+        for name in ("decode", "encode_images"):  # of the upsampling by pixels
             stack.enter_context(_timed_method(adapter, name, aside, device))
         if model.upsampler is not None:
             stack.enter_context(_timed_method(model.upsampler, "upsample", aside, device))
@@ -121,10 +134,9 @@ def _staged(model: Model, request: GenerationRequest, stages: tuple[Stage, ...])
         return Spent.now(device) - start - aside[0], calls[0]
 
 
-def _stock(model: Model, request: GenerationRequest, stages: tuple[Stage, ...]) -> Spent:
+def _stock(model: Model, request: GenerationRequest, stages: tuple[Stage, ...], encoded: dict[str, Any]) -> Spent:
     adapter, scale = model.adapter, request.guidance_scale
     guidance = {} if scale is None else {adapter.guidance_argument: scale}
-    encoded = adapter.encode(request.prompt, request.negative_prompt, len(request.seeds), scale)
     device = adapter.pipe._execution_device
     start = Spent.now(device)
     for stage in stages:
@@ -211,11 +223,8 @@ def _timed_calls(pipe: Any, spent: list[Spent], device: torch.device) -> Iterato
         finally:
             spent[0] += Spent.now(device) - start
 
-    kind.__call__ = call
-    try:
+    with _replaced(kind, "__call__", call):
         yield
-    finally:
-        kind.__call__ = original
 
 
 @contextmanager
@@ -229,8 +238,17 @@ def _timed_method(owner: Any, name: str, spent: list[Spent], device: torch.devic
         finally:
             spent[0] += Spent.now(device) - start
 
-    setattr(owner, name, call)
+    with _replaced(owner, name, call):
+        yield
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """An attribute of an object, over its own or its class's."""
+    missing = object()
+    former = vars(owner).get(name, missing)
+    setattr(owner, name, value)
     try:
         yield
     finally:
-        delattr(owner, name)
+        delattr(owner, name) if former is missing else setattr(owner, name, former)
