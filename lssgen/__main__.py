@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from lssgen import __version__
 from lssgen.evaluation import commands as evaluation_commands
 from lssgen.options import add_placement, training_command
-from lssgen.request import BASELINES, NOISES, SCHEDULES, UPSAMPLERS, GenerationRequest
+from lssgen.request import BASELINES, NOISES, SCHEDULES, UPSAMPLERS, GenerationRequest, check_whole
 from lssgen.training import upsampler_commands
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def _parser() -> Parser:
     sheet.add_argument("prompts", type=Path, metavar="FILE", help="text file with one prompt a line")
     sheet.add_argument("--out", type=Path, required=True, help="the picture to write, such as sheet.png")
     sheet.add_argument("--seed", type=int, default=0)
+    sheet.add_argument("--first", type=int, help="only so many of the prompts, from the top")
     _plan_arguments(sheet)
     _engine_arguments(sheet)
     sheet.set_defaults(run=_sheet)
@@ -195,6 +196,7 @@ def _run(args: argparse.Namespace, baseline: str, *, compare: bool) -> int:
     engine = _engine(args)
     request = _with_upsampler(request, engine, args.upsampler)
     plan = engine.plan(request)
+    print(*(f"note: {note}\n" for note in plan.notes), sep="", end="", file=sys.stderr)
     _make_folder(args.out)
     engine.warm_up(request)
     runs = []
@@ -206,7 +208,7 @@ def _run(args: argparse.Namespace, baseline: str, *, compare: bool) -> int:
             print(run_text(runs[-1]), flush=True)
     if args.json:
         result = runs[0] if len(runs) == 1 else {"runs": runs, "summary": summary(runs)}
-        print(json.dumps({**result, "peak_memory_mb": peak_memory_mb()}))
+        print(json.dumps({**result, "notes": list(plan.notes), "peak_memory_mb": peak_memory_mb()}))
     failed = failures(runs)
     print(*failed, sep="\n", end="\n" if failed else "", file=sys.stderr)
     return 1 if failed else 0
@@ -223,6 +225,9 @@ def _sheet(args: argparse.Namespace) -> int:
     from lssgen.sheet import contact_sheet, read_prompts
 
     prompts = read_prompts(args.prompts)
+    if args.first is not None:
+        check_whole("first", args.first, 1, len(prompts))
+        prompts = prompts[: args.first]
     request = _request(args, prompt=prompts[0], seeds=(args.seed,))
     progress = (lambda line: None) if args.json else print
     if args.out.suffix.lower() != ".png":
@@ -281,7 +286,6 @@ def _families(args: argparse.Namespace) -> int:
 
 def _overhead(args: argparse.Namespace) -> int:
     from lssgen.bench import overhead
-    from lssgen.request import check_whole
 
     check_whole("repeat", args.repeat, 1, 1000)
     request, engine = _request(args, prompt=PROMPT), _engine(args)

@@ -61,7 +61,7 @@ class Engine:
         self._source: ScheduleSource = folders.source(model)
         self._model: Model | None = None
         self.has_upsampler = folders.upsampler_folder(model, upsampler) is not None
-        self._reader = PromptReader(folders.resolve(model), self.settings.max_sequence_length)
+        self._reader = PromptReader(folders.resolve(model), self.settings.max_sequence_length, self.settings.vocabulary)
 
     def plan(self, request: GenerationRequest) -> Plan:
         """The stages of both arms, with notes on what is not as asked. Quick, needs no weights. Raises ValueError."""
@@ -176,9 +176,9 @@ class Engine:
         free_memory()
 
     def filled(self, request: GenerationRequest) -> GenerationRequest:
-        """The request with the model's own guidance_scale where none was asked for."""
-        own = self.settings.guidance_scale
-        return replace(request, guidance_scale=own) if request.guidance_scale is None else request
+        """The request with the prompt as the model reads it, and its own guidance_scale where none was asked for."""
+        scale = self.settings.guidance_scale if request.guidance_scale is None else request.guidance_scale
+        return replace(request, prompt=self._reader.read(request.prompt), guidance_scale=scale)
 
     def _arms(self, request: GenerationRequest) -> dict[str, tuple[tuple[Stage, ...], str]]:
         plan = self.plan(request)

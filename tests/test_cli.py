@@ -146,6 +146,39 @@ def test_sheet_lays_out_every_prompt(capsys, tiny_folder, tmp_path):
     assert height > 2 * 256
 
 
+def test_a_sheet_of_the_first_prompts(capsys, tiny_folder, tmp_path):
+    (tmp_path / "prompts.txt").write_text("a red apple\na green tree\n")
+    options = ["--model", tiny_folder, *[a for a in RUN if a not in ("--prompt", "a red apple")]]
+    sheet = ["sheet", tmp_path / "prompts.txt", *options, "--out", tmp_path / "sheet.png", "--first"]
+    code, out, _ = call(capsys, *sheet, 1)
+    assert code == 0
+    assert json.loads(out)["prompts"] == ["a red apple"]
+    assert "from 1 to 2" in call(capsys, *sheet, 3)[2]
+
+
+def test_what_of_a_prompt_is_not_known_is_said(capsys, tiny_folder, tmp_path):
+    folder = shutil.copytree(tiny_folder, tmp_path / "own")
+    words = {
+        "styles": ["3d"],
+        "backgrounds": ["red"],
+        "ideas": ["apple"],
+        "words": ["a", "3d", "apple"],
+        "keywords": [],
+    }
+    (folder / "vocabulary.json").write_text(json.dumps({**words, "synonyms": {}}))
+    run = ["3d zeppelin apples" if a == "a red apple" else a for a in RUN]
+    code, out, err = call(capsys, "generate", "--model", folder, *run, "--no-scores", "--out", tmp_path)
+    assert code == 0
+    notes = json.loads(out)["notes"]
+    assert notes[0] == "the prompt is read as “3d zeppelin apple”"
+    assert "does not know “zeppelin”;" in notes[1]
+    assert f"note: {notes[1]}\n" in err
+    (folder / "vocabulary.json").write_text("{")
+    code, _, err = call(capsys, "generate", "--model", folder, *run)
+    assert code == 2
+    assert "vocabulary.json cannot be read" in err
+
+
 def test_families(capsys):
     _, out, _ = call(capsys, "families", "--json")
     (row,) = [row for row in json.loads(out)["families"] if row["name"] == "flux"]
@@ -165,7 +198,7 @@ def test_bench_reports_the_share_outside_the_networks(capsys, tiny_folder):
         for over in row["wall"], row["cpu"]:
             assert over["over"] == pytest.approx(over["staged"] / over["stock"] - 1)  # one repetition: no median
             assert over["low"] == over["over"] == over["high"]
-    assert 0 < orchestration["direct"]["wall"]["over"]
+    assert orchestration["direct"]["wall"]["over"] > 0
 
 
 def test_the_interval_of_a_median_narrows_with_more_values_and_holds_it():

@@ -15,6 +15,8 @@ from lssgen.events import ArmFinished
 from lssgen.families.folders import ASSETS
 from lssgen.latents import resize
 from lssgen.request import GenerationRequest
+from lssgen.sheet import read_prompts
+from lssgen.spacefile import read
 
 FOLDER = ASSETS / "embedded"
 REQUEST = GenerationRequest(prompt="glossy red apple", height=1024, width=1024, start=512, steps=12)
@@ -60,6 +62,28 @@ def test_one_stage_equals_the_stock_call_bit_for_bit(engine):
     ).images[0]
     for arm in (ours, baseline):
         assert np.abs(arm - np.asarray(theirs, np.float32) / 255.0).max() == 0.0
+
+
+def test_a_plural_draws_what_the_stock_call_draws_of_the_words_it_is_read_as(engine):
+    asked = replace(REQUEST, prompt="CATS, in 3D", height=256, width=256, start=256, steps=2, seeds=(5,))
+    ours, baseline = pictures(engine, asked)
+    read = engine.filled(asked).prompt
+    theirs = engine.load().adapter.pipe(
+        read, height=256, width=256, num_inference_steps=2, max_sequence_length=engine.settings.max_sequence_length,
+        generator=torch.Generator().manual_seed(5),
+    ).images[0]  # fmt: skip
+    assert read == "3d cat"
+    for arm in (ours, baseline):
+        assert np.abs(arm - np.asarray(theirs, np.float32) / 255.0).max() == 0.0
+
+
+def test_the_listed_prompts_are_captions_of_known_words(engine):
+    prompts, vocabulary = read_prompts(FOLDER / "prompts.txt"), engine.settings.vocabulary
+    assert len(set(prompts)) == 60
+    for prompt in (*prompts, *read().app.examples, read().app.prompt, *vocabulary.ideas):
+        assert vocabulary.normalise(prompt) == prompt
+        assert vocabulary.unknown(prompt) == []
+    assert set(read().app.examples) <= set(prompts)
 
 
 def test_the_prompt_decides_the_picture(engine):

@@ -1,7 +1,7 @@
 """Finding a model, its settings, and its schedules and costs from its configuration without its weights.
 
 A model is `embedded`, a diffusers folder or a hub id. Its folder may carry `lssgen.json` beside `model_index.json`,
-with any field of `Settings`, and an `upsampler/`.
+with any field of `Settings`, a `vocabulary.json` with the words it knows, and an `upsampler/`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 from lssgen.families.known import known, known_by_name
 from lssgen.families.remote import configuration, named
 from lssgen.families.table import FAMILIES, Family, ModelError, Settings, family_of
+from lssgen.families.vocabulary import Vocabulary
 from lssgen.schedule import ScheduleSource
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
@@ -72,13 +73,14 @@ def settings(model: str) -> Settings:
     if read_json(folder / "model_index.json").get("is_distilled"):  # FLUX.2 klein
         facts.setdefault("takes_negative", False)
     own = read_json(folder / "lssgen.json") if (folder / "lssgen.json").is_file() else {}
-    unknown = set(own) - {field.name for field in fields(Settings)}
+    unknown = set(own) - {field.name for field in fields(Settings)} | set(own) & {"vocabulary"}
     if unknown:
         raise ModelError(f"{folder / 'lssgen.json'} has unknown fields: {', '.join(sorted(unknown))}")
     if family.guidance_flag and not _denoiser(folder).get(family.guidance_flag):
         own.setdefault("guidance_scale", None)
     name = remote.repo if remote else folder.name
-    return Settings(**{**asdict(family.settings), "name": name, "licence": "unknown", **facts, **own})
+    base = {key: value for key, value in asdict(family.settings).items() if key != "vocabulary"}
+    return Settings(**{**base, "name": name, "licence": "unknown", **facts, **own}, vocabulary=Vocabulary.read(folder))
 
 
 @_model_errors

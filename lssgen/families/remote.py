@@ -19,7 +19,7 @@ from lssgen.families.known import known
 from lssgen.families.table import ModelError
 
 NAME = re.compile(r"(?!.*(?:--|\.\.))([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@([\w.-][\w./-]{0,99}))?")
-CONFIGS = ("model_index.json", "lssgen.json")
+CONFIGS = ("model_index.json", "lssgen.json", "vocabulary.json")
 SMALL = ("config.json", "scheduler_config.json")  # of every part
 ABOUT_TOKENS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
 TOKENIZER = "tokenizer_2/tokenizer.json"  # tells how far a FLUX model reads

@@ -64,6 +64,9 @@ def build_ui(models: Models, config: AppConfig) -> gr.Blocks:
 
 def _controls(parts: dict[str, Any], models: Models, config: AppConfig) -> None:
     parts["prompt"] = prompt_box(config)
+    with gr.Row(elem_id="ideas"):
+        parts["surprise"] = gr.Button("Surprise me", size="sm", scale=0, min_width=130, elem_id="surprise")
+        parts["idea"] = _html(elem_id="idea")
     if config.examples:
         gr.Examples([[e] for e in config.examples], inputs=[parts["prompt"]], label="Examples", cache_examples=False)
     with gr.Row(elem_id="actions"):
@@ -123,6 +126,8 @@ def _wire(page: gr.Blocks, studio: Studio, parts: dict[str, Any]) -> None:
           trigger_mode="always_last", **quiet)  # fmt: skip
     own = [parts[name] for name in ("steps", "guidance_scale", "negative_prompt", "upsampler")]
     parts["model"].change(by_component(studio.switch_model), inputs, [*plan_outputs, *own], preprocess=False, **quiet)
+    parts["surprise"].click(by_component(studio.surprise), inputs, [session, parts["prompt"], parts["idea"]],
+                            preprocess=False, **quiet)  # fmt: skip
     parts["auto"].change(lambda auto: gr.update(visible=auto is not True), parts["auto"], parts["split"],
                          preprocess=False, **quiet)  # fmt: skip
     parts["divider"].change(lambda at: gr.update(slider_position=at), parts["divider"], parts["slider"],

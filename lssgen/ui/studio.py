@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from html import escape
 from typing import Any
 
 import gradio as gr
@@ -22,6 +23,7 @@ from lssgen.sampler import Stopped
 from lssgen.scoring import fetch_topiq, topiq_status
 from lssgen.spacefile import AppConfig
 from lssgen.ui.controls import NAMES, model_from, new_seed, request_from, steps_for, upsampler_choices
+from lssgen.ui.ideas import idea
 from lssgen.ui.models import Models
 from lssgen.ui.outputs import Changes, Outputs, buttons, score_outputs, section, view_outputs
 from lssgen.ui.render import changed_html, error_html, plan_html, status_html
@@ -114,6 +116,14 @@ class Studio:
         except ValueError:
             pass  # replan says what is wrong
         return outputs | self.replan(session, *(values[name] for name in NAMES))
+
+    def surprise(self, session: Session, *raw: Any) -> Outputs:
+        """A prompt the model that is named can draw; also read out, as the eye sees it change and the ear does not."""
+        values, vocabulary = dict(zip(NAMES, raw, strict=True)), None
+        with suppress(ValueError):  # of a model that cannot be used; the plan says so
+            vocabulary = self.models.get(model_from(values, self.config, self.models.default)).settings.vocabulary
+        prompt = idea(vocabulary, values["prompt"])
+        return {"prompt": prompt, "idea": f'<p role="status">Prompt: {escape(prompt)}</p>'}
 
     def claim(self, session: Session) -> Outputs:
         """The click on Run, at once and outside the queue."""

@@ -1,4 +1,4 @@
-"""What of a prompt is not read, against what the stock pipeline's own tokenizer call keeps."""
+"""How a prompt is read; what is cut off, against what the stock pipeline's own tokenizer call keeps."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from transformers import AutoTokenizer
 
 from lssgen.families.folders import resolve, settings
 from lssgen.families.prompts import PromptReader
-from lssgen.request import GenerationRequest
+from lssgen.request import MAX_PROMPT, GenerationRequest
 
 LONG = " ".join(f"red apple number {k}" for k in range(40))
 
 
 @pytest.fixture(scope="module")
 def reader():
-    return PromptReader(resolve("embedded"), settings("embedded").max_sequence_length)
+    its = settings("embedded")
+    return PromptReader(resolve("embedded"), its.max_sequence_length, its.vocabulary)
 
 
 def test_a_short_prompt_is_read_to_its_end(reader):
@@ -33,7 +34,7 @@ def test_the_part_ignored_begins_where_the_pipelines_tokenizer_stops(reader):
 
 
 def test_the_note_quotes_the_part_ignored_and_stays_short(reader):
-    (note,) = reader.notes(LONG)
+    note = reader.notes(LONG)[-1]
     assert reader.ignored(LONG)[:20] in note
     assert len(note) < 160
 
@@ -45,3 +46,33 @@ def test_a_model_without_that_tokenizer_has_no_notes(tmp_path):
 def test_the_plan_carries_the_note(tiny_engine):
     request = GenerationRequest(prompt="a red apple " * 100, height=128, width=128, start=64, steps=8)
     assert "ignored" in tiny_engine.plan(request).notes[-1]
+
+
+def test_a_plural_and_a_style_behind_are_read_in_the_models_terms_and_said(reader):
+    assert reader.read("CATS, 3d") == "3d cat"
+    (note,) = reader.notes("CATS, 3d")
+    assert note == "the prompt is read as “3d cat”"
+
+
+def test_words_the_model_never_saw_are_named(reader):
+    (note,) = reader.notes("glossy zeppelin in a quantum")
+    assert note.startswith("the model does not know “zeppelin”, “quantum”")
+    (note,) = reader.notes("flat " + " ".join(f"z{c}" for c in "bcdfghjk"))
+    assert "and 2 more" in note
+
+
+def test_words_that_are_cut_off_are_not_named(reader):
+    *others, note = reader.notes(LONG + " zeppelin")
+    assert "ignored" in note
+    assert not any("zeppelin" in other for other in others)
+
+
+def test_a_prompt_never_grows_beyond_what_is_taken(reader):
+    longest = ("next to a x " * 400)[: MAX_PROMPT - 4] + ", 3d"
+    assert reader.read(longest) == longest
+
+
+def test_a_model_without_a_vocabulary_takes_every_prompt_as_it_is(tiny_engine):
+    request = GenerationRequest(prompt="cats, zeppelin, 3d", height=128, width=128, start=64, steps=8)
+    assert tiny_engine.filled(request).prompt == request.prompt
+    assert not any("zeppelin" in note for note in tiny_engine.plan(request).notes)

@@ -192,6 +192,25 @@ def test_nothing_is_wider_than_a_phone(page):
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
+def test_a_surprise_by_keyboard_is_planned_and_read_out(page):
+    button, prompt = page.get_by_role("button", name="Surprise me"), page.locator("#prompt textarea")
+    for _ in range(2):
+        before = prompt.input_value()
+        button.press("Enter")
+        expect(prompt).not_to_have_value(before)
+        expect(page.locator("#idea [role=status]")).to_contain_text(prompt.input_value())
+
+
+def test_the_page_says_which_words_the_embedded_model_does_not_know(page):
+    model = page.locator("#model input")
+    page.locator("#advanced > button").click()
+    model.fill("embedded")
+    model.press("Enter")
+    page.locator("#prompt textarea").fill("cats in a zeppelin, 3d")
+    expect(page.locator("#plan .ls-notes")).to_contain_text("read as “3d cat in a zeppelin”")
+    expect(page.locator("#plan .ls-notes")).to_contain_text("does not know “zeppelin”")
+
+
 def test_the_embedded_model_draws(page):
     assert (ASSETS / "embedded" / "model_index.json").is_file(), "assets/embedded is not in this checkout"
     settings(page, 256, 128, 8)

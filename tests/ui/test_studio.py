@@ -15,6 +15,7 @@ from PIL import Image
 
 from lssgen import scoring
 from lssgen.families.remote import missing
+from lssgen.families.vocabulary import Vocabulary
 from lssgen.hub import HubUnreachable
 from lssgen.pictures import read_settings
 from lssgen.scoring import Score
@@ -22,6 +23,7 @@ from lssgen.ui import models as models_module
 from lssgen.ui import outputs as outputs_module
 from lssgen.ui import session as session_module
 from lssgen.ui import studio as studio_module
+from lssgen.ui.ideas import GENERAL
 from lssgen.ui.layout import build_ui
 from lssgen.ui.models import Models
 from lssgen.ui.studio import Studio
@@ -369,6 +371,18 @@ def test_scores_of_an_old_run_are_dropped(studio, session, values, monkeypatch):
     monkeypatch.setattr(studio.scorer, "score", lambda image, metric: session.new_shelf() and Score(1.0, None, 0.1))
     assert len(list(studio.score(session))) == 1
     assert session.view.lssgen.scores == {}
+
+
+def test_a_surprise_is_a_prompt_the_model_can_draw(studio, session, values, monkeypatch):
+    engine = studio.models.get(values["model"])
+    assert studio.surprise(session, *values.values())["prompt"] in GENERAL
+    own = Vocabulary(("3d",), (), ("apple", "<b>"), frozenset(), frozenset(), {})
+    monkeypatch.setattr(engine, "settings", replace(engine.settings, vocabulary=own))
+    for prompt, other in (("3d apple", "3d <b>"), ("3d <b>", "3d apple")):
+        outputs = studio.surprise(session, *{**values, "prompt": prompt}.values())
+        assert outputs["prompt"] == other, "never the one that is there"
+        assert "<b>" not in outputs["idea"]
+    assert studio.surprise(session, *{**values, "model": "/nowhere"}.values())["prompt"] in GENERAL
 
 
 def test_a_failed_download_is_one_message(studio, monkeypatch):

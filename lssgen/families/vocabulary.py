@@ -1,0 +1,133 @@
+"""The words a model was trained on: which of a prompt's it knows, how it reads the others, and ideas for prompts.
+
+A model's folder may have a `vocabulary.json`; the embedded model's is written by `lssgen.training.vocabulary`. Prompts
+for models without one are passed on as they are.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+FILE = "vocabulary.json"
+WORD = re.compile(r"[^\W_]+")  # as the tokenizer splits: "t-rex" is two words
+BEFORE = re.compile(r"(?P<article>(?:an?|the)(?: |$))?(?P<small>small )?", re.IGNORECASE)  # the style, in captions
+OBJECTS = re.compile(r"\b(next to|above|and) an? ", re.IGNORECASE)  # before an object that is not the first
+PLURALS = (("s", ""), ("es", ""), ("ies", "y"), ("ves", "f"), ("ves", "fe"))
+IRREGULAR = {"mice": "mouse", "geese": "goose", "feet": "foot", "teeth": "tooth", "oxen": "ox", "men": "man",
+             "women": "woman", "children": "child", "people": "person", "wolves": "wolf"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What captions were made of.
+
+    Args:
+        styles: they stand before the object in most captions: "a glossy red apple".
+        backgrounds: names of colours.
+        ideas: objects that prompts are suggested of.
+        words: of names and of grammar, folded (see `fold`).
+        keywords: those that only stood in for a name, now and then.
+        synonyms: words to be read as others that are trained on more.
+    """
+
+    styles: tuple[str, ...]
+    backgrounds: tuple[str, ...]
+    ideas: tuple[str, ...]
+    words: frozenset[str]
+    keywords: frozenset[str]
+    synonyms: dict[str, str]
+
+    @classmethod
+    def read(cls, folder: Path) -> Vocabulary | None:
+        """That of a model's folder; None if it has none. Raises ValueError for a damaged one."""
+        path = folder / FILE
+        if not path.is_file():
+            return None
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            lists = {name: tuple(map(str, content[name])) for name in ("styles", "backgrounds", "ideas")}
+            sets = {name: frozenset(map(str, content[name])) for name in ("words", "keywords")}
+            return cls(**lists, **sets, synonyms=dict(content["synonyms"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} cannot be read ({type(error).__name__}: {error}); restore it") from error
+
+    def write(self, folder: Path) -> None:
+        """As JSON, one field a line."""
+        fields = {name: sorted(v) if isinstance(v, frozenset) else v for name, v in vars(self).items()}
+        lines = [f"{json.dumps(name)}: {json.dumps(value, ensure_ascii=False)}" for name, value in fields.items()]
+        (folder / FILE).write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+
+    def unknown(self, prompt: str) -> list[str]:
+        """The words, as they were written, that stood in no caption; single letters and numbers are passed over."""
+        known = self.words | self.keywords
+        found = (
+            w for w in WORD.findall(_composed(prompt)) if len(w) > 1 and not w.isnumeric() and fold(w) not in known
+        )
+        return list(dict.fromkeys(found))
+
+    def normalise(self, prompt: str) -> str:
+        """The prompt in the captions' own terms; unchanged where it is in them already.
+
+        Plurals and synonyms the model knows little or nothing of become the words it knows, and a style named behind
+        the object ("cat, 3d", "a cat in glossy style") goes before it, as in most captions.
+        """
+        text = WORD.sub(lambda found: self._known_form(found[0]), _composed(prompt))
+        text = self._style_first(text)
+        return text if text != _composed(prompt) else prompt
+
+    def _known_form(self, word: str) -> str:
+        folded = fold(word)
+        if folded in self.words:
+            return word
+        if folded in self.synonyms:
+            return self.synonyms[folded]
+        singulars = list(_singulars(folded))
+        known = (self.words,) if folded in self.keywords else (self.words, self.keywords)
+        return next((s for among in known for s in singulars if s in among), word)
+
+    def _style_first(self, text: str) -> str:
+        """Only where one style is named, once, behind something: two may belong to two objects, or to a name."""
+        styles = [w for w in WORD.findall(text.lower()) if w in self.styles]
+        if len(styles) != 1:
+            return text
+        style, plain = styles[0], " ".join(text.split())
+        mention = rf"(?: ?, ?| ?\(| )(?:in )?(?:an? )?{style}(?: style)?\)?(?= ?(?:,|\.|$|on\b|at\b))"
+        rest = re.sub(mention, "", plain, count=1, flags=re.IGNORECASE)
+        rest = re.sub(r" ?,(?= (?:on|at)\b)", "", rest)
+        before = BEFORE.match(rest)
+        if rest == plain or not WORD.search(rest, before.end()):
+            return text
+        others = OBJECTS.sub(lambda found: f"{found[1]} a {style} ", rest[before.end() :])
+        return f"{'a ' if before['article'] else ''}{before['small'] or ''}{style} {others}"
+
+    def idea(self, draw: random.Random) -> str:
+        """A prompt in the captions' grammar, on white or on a colour."""
+        prompt = f"{draw.choice(self.styles)} {draw.choice(self.ideas)}"
+        if self.backgrounds and draw.random() < 0.35:
+            colour = draw.choice(self.backgrounds)
+            prompt += f" on {'an' if colour[0] in 'aeiou' else 'a'} {colour} background"
+        return prompt
+
+
+def fold(word: str) -> str:
+    """As the embedded model's tokenizer folds: compatible forms, no accents, lower case."""
+    parts = unicodedata.normalize("NFKD", word)
+    return "".join(c for c in parts if not unicodedata.combining(c)).lower()
+
+
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
+def _singulars(word: str) -> Iterator[str]:
+    if word in IRREGULAR:
+        yield IRREGULAR[word]
+    for ending, instead in PLURALS:
+        if word.endswith(ending) and len(word) > len(ending) + 2 and not word.endswith("ss"):
+            yield word.removesuffix(ending) + instead
