@@ -2,8 +2,9 @@
 
 Pairs are encodings of a crop at a random scale and of the same crop at half its size. Encoding costs more than a step
 of the small network, so encoded crops are kept in a pool that is renewed crop by crop as training goes on. The loss is
-the L1 of the latents in units of their deviation, plus, on a few decoded windows, the L1 to the *true* picture's pixels
-and to the amplitudes of its spectrum. A little noise goes onto the input, since sampled latents are not encoded
+the L1 of the latents in units of their deviation. In the second half a few windows are decoded besides, for the L1 to
+the *true* picture's pixels and to the amplitudes of its spectrum: that makes a step several times as long, and what is
+learnt first is learnt as well without. A little noise goes onto the input, since sampled latents are not encoded
 photographs.
 
 accelerate brings device, mixed precision and several processes, whose gradients are averaged and of which the main one
@@ -50,7 +51,8 @@ SIDE, LATENT_SIDE = 256, 16  # of a crop: pixels, and latent pixels at least
 FIRST, RENEW_EVERY = 8, 2  # batches of crops encoded at the start; steps between one sixteenth of a batch more
 WINDOW, MARGIN = 12, 2  # latent pixels of a decoded window's side, and of its edge that is not compared
 NOISE = 0.05  # of the input, at most, in units of the latents' deviation
-PIXELS, SPECTRUM = 2.0, 0.2  # weights of the losses beside that of the latents
+PIXELS_FROM = 0.5  # share of the training after which windows are decoded
+WEIGHTS = {"latents": 1.0, "pixels": 2.0, "spectrum": 0.5}  # of the losses
 DECAY, FLOOR = 0.995, 0.01  # of the averaged weights; of the learning rate
 EVERY, SAVE_SECONDS, HELD_OUT = 25, 180, 6  # steps between reports, seconds between checkpoints, pictures at most
 Say = Callable[[str], None]
@@ -86,7 +88,7 @@ class Trainer:
         self.rng = random.Random(seed)
         torch.manual_seed(seed)
         self.pool = Pool(Crops(found, seed), vae, accelerator.device)
-        self.seen: deque[tuple[float, float, float]] = deque(maxlen=100)
+        self.seen: dict[str, deque[float]] = {}  # the last losses
 
     def run(self) -> None:
         """Train."""
@@ -98,7 +100,7 @@ class Trainer:
             set_rate(self.optimiser, self.training.learning_rate * rate(share, floor=FLOOR))
             if self.step % RENEW_EVERY == 0:
                 self.pool.add(max(1, self.training.batch // 16))
-            self._update(*self.pool.draw(self.rng, self.training.batch))
+            self._update(share)
             if self.step % EVERY == 0:
                 self._report(share)
             if time.monotonic() - saved > SAVE_SECONDS:
@@ -115,32 +117,39 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def losses(
-        self, low: torch.Tensor, high: torch.Tensor, pixels: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(latent, pixel, spectrum) of a batch as `Pool.draw` gives it."""
+        self, low: torch.Tensor, high: torch.Tensor, pixels: torch.Tensor, *, decoded: bool
+    ) -> dict[str, torch.Tensor]:
+        """`latents` and, where `decoded`, `pixels` and `spectrum`, of a batch as `Pool.draw` gives it."""
         noise = NOISE * self.deviation * torch.rand(len(low), 1, 1, 1, device=low.device) * torch.randn_like(low)
         made = self.model(low + noise).float()
-        count, factor = max(1, len(low) // 4), self.vae.factor
-        y, x = (self.rng.randrange(0, made.shape[-1] - WINDOW + 1, self.vae.multiple // factor) for _ in "yx")
-        with self.accelerator.autocast():
-            decoded = self.vae.decode(made[:count, :, y : y + WINDOW, x : x + WINDOW]).float()
-        edge = MARGIN * factor
-        decoded = decoded[..., edge:-edge, edge:-edge]
-        top, left, reach = y * factor + edge, x * factor + edge, decoded.shape[-1]
-        true = pixels[:count, :, top : top + reach, left : left + reach]
-        latent = ((made - high) / self.deviation).abs().mean()
-        return latent, F.l1_loss(decoded, true), F.l1_loss(amplitudes(decoded), amplitudes(true))
+        found = {"latents": ((made - high) / self.deviation).abs().mean()}
+        if decoded:
+            shown, true = self._window(made[: max(1, len(low) // 8)], pixels)
+            found["pixels"] = F.l1_loss(shown, true)
+            found["spectrum"] = F.l1_loss(amplitudes(shown), amplitudes(true))
+        return found
 
-    def _update(self, low: torch.Tensor, high: torch.Tensor, pixels: torch.Tensor) -> None:
+    def _window(self, latents: torch.Tensor, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same random window of the latents, decoded, and of the true pixels, without the decoded one's edge."""
+        factor, edge = self.vae.factor, MARGIN * self.vae.factor
+        y, x = (self.rng.randrange(0, latents.shape[-1] - WINDOW + 1, self.vae.multiple // factor) for _ in "yx")
+        with self.accelerator.autocast():
+            shown = self.vae.decode(latents[..., y : y + WINDOW, x : x + WINDOW]).float()
+        shown = shown[..., edge:-edge, edge:-edge]
+        top, left = y * factor + edge, x * factor + edge
+        return shown, pixels[: len(latents), :, top : top + shown.shape[-2], left : left + shown.shape[-1]]
+
+    def _update(self, share: float) -> None:
         """One step of the optimiser, gradients clipped to norm 1."""
-        latent, pixel, spectrum = self.losses(low, high, pixels)
+        found = self.losses(*self.pool.draw(self.rng, self.training.batch), decoded=share >= PIXELS_FROM)
         self.optimiser.zero_grad()
-        self.accelerator.backward(latent + PIXELS * pixel + SPECTRUM * spectrum)
+        self.accelerator.backward(sum(WEIGHTS[name] * loss for name, loss in found.items()))
         self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimiser.step()
         self.average.update(self.plain)
         self.step += 1
-        self.seen.append((latent.item(), pixel.item(), spectrum.item()))
+        for name, loss in found.items():
+            self.seen.setdefault(name, deque(maxlen=100)).append(loss.item())
 
     def _share(self) -> float:
         """Share of the training done, 0 to 1: the main process's, so that all end together."""
@@ -156,7 +165,7 @@ class Trainer:
         speed, self._tick = (now - self._tick) / EVERY, now
         steps, minutes = self.training.steps, self.training.minutes
         left = (steps - self.step) * speed / 60 if steps else (1 - share) * minutes
-        losses = dict(zip(("latents", "pixels", "spectrum"), map(fmean, zip(*self.seen, strict=True)), strict=True))
+        losses = {name: fmean(values) for name, values in self.seen.items()}
         text = " ".join(f"{name} {value:.4f}" for name, value in losses.items())
         self.say(f"step {self.step} {text} {speed:.2f} s/step {max(0.0, left):.1f} min left")
         self.accelerator.log(losses, step=self.step)
