@@ -28,6 +28,7 @@ LEVELS = {
     "sampler": 4,
     "stream": 5,
     "engine": 6,
+    "evaluation": 7,
     "report": 7,
     "sheet": 7,
     "bench": 7,

@@ -2,45 +2,25 @@
 
 from __future__ import annotations
 
-import csv
 import random
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
-from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 
 from lssgen.training import autoencoder, common, data, export, latents, text_encoders, transformer, upsampler
+from tests import emoji
 
 NAME = "diffusion_pytorch_model.safetensors"
 LABELS = ("red apple", "cat", "house", "tree")
-STYLES = {"flat": "noto", "glossy": "fluent_color", "3d": "fluent_3d"}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Training data of the documented layout: four labels in three styles, vectors for two of them."""
-    root = tmp_path_factory.mktemp("data")
-    rows, vectors = [], {}
-    for k, label in enumerate(LABELS):
-        for style, source in STYLES.items():
-            size = 256 if style == "3d" else 512
-            image = Image.new("RGBA", (size, size))
-            ImageDraw.Draw(image).ellipse((size // 8, size // 8, size * 3 // 4, size * 7 // 8), (60 * k, 90, 200, 255))
-            file = f"{source}/{k}.webp"
-            (root / "emoji" / source).mkdir(parents=True, exist_ok=True)
-            image.save(root / "emoji" / file)
-            rows.append([file, source, style, label, "objects", f"{label}|thing", size])
-    with (root / "emoji" / "captions.csv").open("w", newline="", encoding="utf-8") as f:
-        csv.writer(f).writerows([["file", "source", "style", "label", "group", "keywords", "size"], *rows])
-    with zipfile.ZipFile(root / "emoji_svg.zip", "w") as archive:
-        for name, text in vectors.items():
-            archive.writestr(name, text)
-    return root
+    return emoji.make(tmp_path_factory.mktemp("data"), LABELS)
 
 
 def test_missing_data_is_one_clear_error(tmp_path):

@@ -1,0 +1,1 @@
+"""Measures of the embedded model: `python -m lssgen eval-embedded`."""
