@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import gc
-import operator
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -89,7 +87,8 @@ def orchestration(model: Model, engine: Engine, request: GenerationRequest, repe
     and memory slows whatever comes next.
 
     `paired`: against plain stock calls of the same sizes and numbers of steps. A repetition runs staged, stock, stock,
-    staged, so that a machine that slows down or speeds up meanwhile favours neither; its ratio is that of the sums.
+    staged, the next one the other way round, so that a machine that slows down or speeds up meanwhile favours neither;
+    its ratio is that of the sums.
     `direct`: within the staged run itself, over the stock calls in it, less their callbacks: a far sharper figure, as
     it is no difference of two large numbers, but blind to what would slow the calls themselves.
 
@@ -98,23 +97,28 @@ def orchestration(model: Model, engine: Engine, request: GenerationRequest, repe
     """
     model, stages = replace(model, preview=None), engine.plan(request).stages
     request = engine.filled(request)
-    encoded = model.adapter.encode(request.prompt, request.negative_prompt, len(request.seeds), request.guidance_scale)
-    staged, stock = (functools.partial(run, model, request, stages, encoded) for run in (_staged, _stock))
-    staged(), stock()  # warms up
-    paired: list[tuple[Spent, Spent]] = []
-    direct: list[tuple[Spent, Spent]] = []
-    for _ in range(repeat):
-        gc.collect()
-        first, theirs = staged(), stock() + stock()
-        ours, calls = map(operator.add, first, staged())
-        paired.append((ours, theirs))
-        direct.append((ours, calls))
-    return {"paired": _figures(paired), "direct": _figures(direct)}
+    scale, seeds = request.guidance_scale, len(request.seeds)
+    encoded = model.adapter.encode(request.prompt, request.negative_prompt, seeds, scale)
+    runs = {kind: functools.partial(kind, model, request, stages, encoded) for kind in (_staged, _stock)}
+    for run in runs.values():
+        run()  # warms up
+    repetitions = []
+    for turn in range(repeat):
+        sums = {"staged": Spent(), "calls": Spent(), "stock": Spent()}
+        ends, middle = (_staged, _stock) if turn % 2 == 0 else (_stock, _staged)
+        for kind in (ends, middle, middle, ends):
+            for part, spent in runs[kind]().items():
+                sums[part] += spent
+        repetitions.append(sums)
+    return {
+        "paired": _figures([(s["staged"], s["stock"]) for s in repetitions]),
+        "direct": _figures([(s["staged"], s["calls"]) for s in repetitions]),
+    }
 
 
 def _staged(
     model: Model, request: GenerationRequest, stages: tuple[Stage, ...], encoded: dict[str, Any]
-) -> tuple[Spent, Spent]:
+) -> dict[str, Spent]:
     """A staged run, and the part of it that the stock calls took."""
     adapter, aside, calls = model.adapter, [Spent()], [Spent()]
     device = adapter.pipe._execution_device
@@ -131,10 +135,12 @@ def _staged(
         stack.enter_context(_timed_calls(adapter.pipe, calls, device))
         start = Spent.now(device)
         run_arm(model, request, stages, arm="lssgen", upsampler=request.upsampler)
-        return Spent.now(device) - start - aside[0], calls[0]
+        return {"staged": Spent.now(device) - start - aside[0], "calls": calls[0]}
 
 
-def _stock(model: Model, request: GenerationRequest, stages: tuple[Stage, ...], encoded: dict[str, Any]) -> Spent:
+def _stock(
+    model: Model, request: GenerationRequest, stages: tuple[Stage, ...], encoded: dict[str, Any]
+) -> dict[str, Spent]:
     adapter, scale = model.adapter, request.guidance_scale
     guidance = {} if scale is None else {adapter.guidance_argument: scale}
     device = adapter.pipe._execution_device
@@ -146,7 +152,7 @@ def _stock(model: Model, request: GenerationRequest, stages: tuple[Stage, ...], 
                 **encoded, **guidance, **adapter.more_arguments, num_inference_steps=stage.num_steps,
                 height=stage.height, width=stage.width, generator=generators, output_type="latent",
             )  # fmt: skip
-    return Spent.now(device) - start
+    return {"stock": Spent.now(device) - start}
 
 
 def _figures(pairs: Sequence[tuple[Spent, Spent]]) -> dict[str, dict[str, float]]:
