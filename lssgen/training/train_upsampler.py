@@ -48,7 +48,7 @@ from lssgen.upsampler import LatentUpsampler
 
 CHECKPOINT = "checkpoint"
 SIDE, LATENT_SIDE = 256, 16  # of a crop: pixels, and latent pixels at least
-FIRST, RENEW_EVERY = 8, 2  # batches of crops encoded at the start; steps between one sixteenth of a batch more
+FIRST, RENEW_EVERY = 4, 2  # batches of crops encoded at the start; steps between one sixteenth of a batch more
 WINDOW, MARGIN = 12, 2  # latent pixels of a decoded window's side, and of its edge that is not compared
 NOISE = 0.05  # of the input, at most, in units of the latents' deviation
 PIXELS_FROM = 0.5  # share of the training after which windows are decoded
@@ -192,7 +192,8 @@ def train(
         say: told the progress.
 
     Returns:
-        What training.json holds: `training`, `pictures`, `steps`, `seconds`, `parameters`, `held_out` PSNR in dB.
+        What training.json holds: `training`, `pictures`, `steps`, `seconds`, `parameters`, `held_out` PSNR in dB. In
+        processes other than the main one nothing.
 
     Raises:
         ValueError: for pictures, an autoencoder, an upsampler or a checkpoint that cannot be used.
@@ -220,7 +221,7 @@ def train(
     trainer.run()
     accelerator.end_training()
     if not accelerator.is_main_process:
-        return facts
+        return {}
     load_average(trainer.path, trainer.plain).half().save_pretrained(out)
     counts = {"used": len(found.paths), "held_out": len(held_out), "small": found.small, "broken": found.broken}
     facts |= {"pictures": counts, "steps": trainer.step, "seconds": round(trainer.spent, 1)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 RATIOS = (1.25, 1.5, 2.0, 3.0, 4.0)
@@ -70,13 +71,11 @@ def _train(args: argparse.Namespace) -> int:
         raise ValueError("--vae and --images are needed, or --resume")
     else:
         asked = Training(**{"precision": best_precision(), **given})
-    say = (
-        (lambda text: print(text, file=sys.stderr, flush=True)) if args.json else (lambda text: print(text, flush=True))
-    )
+    say = partial(print, file=sys.stderr if args.json else sys.stdout, flush=True)
     facts = train(asked, args.out, resume=args.resume, log=args.log, push_to_hub=args.push_to_hub, say=say)
-    if args.json:
+    if args.json and facts:
         print(json.dumps(facts))
-    else:
+    elif facts:
         print(f"{args.out}: use it by --upsampler-from {args.out}, or as upsampler/ in the model's folder")
     return 0
 
@@ -89,18 +88,15 @@ def _evaluate(args: argparse.Namespace) -> int:
         raise ValueError(f"--every is {args.every} and --limit {args.limit}; they must be at least 1 and 0")
     device = placement(args.device).device
     vae = vaes.load(args.vae, is_tiny=bool(args.tiny), key=args.key or "", device=device)
-    paths = photos.find(Path(args.images).expanduser(), 4 * vae.multiple, least=1).paths[:: args.every]
+    paths = photos.find(Path(args.images).expanduser(), 4 * vae.multiple, least=1).paths
+    paths = paths[:: args.every][: args.limit or None]
     learned = {str(folder): eval_upsampler.checkpoint(folder, vae) for folder in args.checkpoint}
     rows = eval_upsampler.evaluate(
-        vae, paths[: args.limit or None], learned, args.ratios, device=device,
-        progress=lambda text: print(text, file=sys.stderr, flush=True),
+        vae, paths, learned, args.ratios, device=device,
+        progress=partial(print, file=sys.stderr, flush=True),
     )  # fmt: skip
     if args.json:
-        print(
-            json.dumps(
-                {"vae": vae.name, "pictures": len(paths[: args.limit or None]), "rows": [r.to_dict() for r in rows]}
-            )
-        )
+        print(json.dumps({"vae": vae.name, "pictures": len(paths), "rows": [row.to_dict() for row in rows]}))
     else:
         print(eval_upsampler.table(rows))
     return 0
