@@ -35,6 +35,7 @@ class Training:
         size: one of SIZES.
         init: a LatentUpsampler's folder to start from, in place of `size`.
         precision: one of PRECISIONS.
+        pixels_from: share of the training after which windows are decoded for the losses of pixels; 1 for never.
 
     Raises:
         ValueError: for a value that cannot be trained with.
@@ -52,6 +53,7 @@ class Training:
     size: str = "small"
     init: str = ""
     precision: str = "no"
+    pixels_from: float = 0.7
 
     def __post_init__(self) -> None:
         if not 0 < self.minutes < float("inf"):
@@ -62,6 +64,8 @@ class Training:
             raise ValueError(f"batch is {self.batch}; it must be from 1 to 1024")
         if not 0 < self.learning_rate < 1:
             raise ValueError(f"learning_rate is {self.learning_rate}; it must be above 0 and below 1, such as 0.004")
+        if not 0 <= self.pixels_from <= 1:
+            raise ValueError(f"pixels_from is {self.pixels_from}; it must be from 0 to 1, such as 0.7")
         if self.size not in SIZES:
             raise ValueError(f"size is {self.size!r}; it must be one of {', '.join(SIZES)}")
         if self.precision not in PRECISIONS:

@@ -2,7 +2,7 @@
 
 Pairs are encodings of a crop at a random scale and of the same crop at half its size. Encoding costs more than a step
 of the small network, so encoded crops are kept in a pool that is renewed crop by crop as training goes on. The loss is
-the L1 of the latents in units of their deviation. In the second half a few windows are decoded besides, for the L1 to
+the L1 of the latents in units of their deviation. In the last part a few windows are decoded besides, for the L1 to
 the *true* picture's pixels and to the amplitudes of its spectrum: that makes a step several times as long, and what is
 learnt first is learnt as well without. A little noise goes onto the input, since sampled latents are not encoded
 photographs.
@@ -51,8 +51,7 @@ SIDE, LATENT_SIDE = 256, 16  # of a crop: pixels, and latent pixels at least
 FIRST, RENEW_EVERY = 4, 2  # batches of crops encoded at the start; steps between one sixteenth of a batch more
 WINDOW, MARGIN = 12, 2  # latent pixels of a decoded window's side, and of its edge that is not compared
 NOISE = 0.05  # of the input, at most, in units of the latents' deviation
-PIXELS_FROM = 0.5  # share of the training after which windows are decoded
-WEIGHTS = {"latents": 1.0, "pixels": 2.0, "spectrum": 0.5}  # of the losses
+WEIGHTS = {"latents": 1.0, "pixels": 1.0, "spectrum": 0.5}  # of the losses
 DECAY, FLOOR = 0.995, 0.01  # of the averaged weights; of the learning rate
 EVERY, SAVE_SECONDS, HELD_OUT = 25, 180, 6  # steps between reports, seconds between checkpoints, pictures at most
 Say = Callable[[str], None]
@@ -141,7 +140,7 @@ class Trainer:
 
     def _update(self, share: float) -> None:
         """One step of the optimiser, gradients clipped to norm 1."""
-        found = self.losses(*self.pool.draw(self.rng, self.training.batch), decoded=share >= PIXELS_FROM)
+        found = self.losses(*self.pool.draw(self.rng, self.training.batch), decoded=share >= self.training.pixels_from)
         self.optimiser.zero_grad()
         self.accelerator.backward(sum(WEIGHTS[name] * loss for name, loss in found.items()))
         self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)

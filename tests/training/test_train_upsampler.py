@@ -18,7 +18,7 @@ from lssgen.upsampler import LatentUpsampler
 from tests.families.tiny import tiny_vae
 from tests.training.test_vaes import tiny_pair
 
-SMALL = ["--steps", "2", "--batch", "2"]
+SMALL = ["--steps", "2", "--batch", "2", "--pixels-from", "0"]
 
 
 def drawing(seed: int, side: int = 288) -> Image.Image:
@@ -158,6 +158,7 @@ def test_wrong_channels_and_folders_are_refused(trained, images, tmp_path, capsy
         (["--minutes", 0], "above 0"),
         (["--steps", -1], "0 or more"),
         (["--learning-rate", 2], "such as 0.004"),
+        (["--pixels-from", 2], "from 0 to 1"),
         (["--size", "huge"], "small, large"),
         (["--mixed-precision", "int8"], "no, bf16, fp16"),
     ],
