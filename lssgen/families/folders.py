@@ -13,13 +13,11 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from lssgen.families.known import known, known_by_name
+from lssgen.families.known import ASSETS, known, known_by_name, shipped_upsampler, space_of
 from lssgen.families.remote import configuration, named
 from lssgen.families.table import FAMILIES, Family, ModelError, Settings, family_of
 from lssgen.families.vocabulary import Vocabulary
 from lssgen.schedule import ScheduleSource
-
-ASSETS = Path(__file__).resolve().parents[2] / "assets"
 
 
 def _model_errors(function: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -70,6 +68,8 @@ def settings(model: str) -> Settings:
     facts = {}
     if row and row.family == family.name:
         facts = {"vae": row.vae, "licence": row.licence, **(row.settings or {})}
+    if (folder / "vae" / "config.json").is_file():
+        facts.setdefault("vae", space_of(read_json(folder / "vae" / "config.json")))
     if read_json(folder / "model_index.json").get("is_distilled"):  # FLUX.2 klein
         facts.setdefault("takes_negative", False)
     own = read_json(folder / "lssgen.json") if (folder / "lssgen.json").is_file() else {}
@@ -97,21 +97,24 @@ def source(model: str) -> ScheduleSource:
 
 
 def upsampler_folder(model: str, given: Path | None = None) -> Path | None:
-    """The folder of the learned upsampler: the given one, else the model's own `upsampler/`, else None.
+    """The folder of the learned upsampler: the given one, else the model's own `upsampler/`, else the one in this
+    repository for the latent space of its VAE, else None.
 
     Raises:
         ModelError: if there is none where one was given, or its config.json tells of another latent space.
     """
-    folder = given or resolve(model) / "upsampler"
-    if given is None and not folder.is_dir():
-        return None
+    own, vae = resolve(model) / "upsampler", read_json(resolve(model) / "vae" / "config.json")
+    ours, wanted = settings(model).vae, vae.get("latent_channels") or vae.get("z_dim")
+    folder = given or (own if own.is_dir() else None)
+    if folder is None:
+        shipped = shipped_upsampler(ours)
+        return shipped if shipped and read_json(shipped / "config.json").get("in_channels") == wanted else None
     if given is not None and not (folder / "config.json").is_file():
         raise ModelError(f"no upsampler at {folder} (it has no config.json); name a LatentUpsampler's folder")
-    config, vae = read_json(folder / "config.json"), read_json(resolve(model) / "vae" / "config.json")
-    ours, its = settings(model).vae, config.get("vae")
+    config = read_json(folder / "config.json")
+    its, channels = config.get("vae"), config.get("in_channels")
     if its and ours and its != ours:
         raise ModelError(f"the upsampler at {folder} is for the latents of {its!r}; this model's are of {ours!r}")
-    channels, wanted = config.get("in_channels"), vae.get("latent_channels") or vae.get("z_dim")
     if channels != wanted:
         raise ModelError(f"the upsampler at {folder} is for {channels} latent channels; this model's VAE has {wanted}")
     return folder

@@ -7,8 +7,10 @@ revisions are those that public repositories pin too; where none is known to us 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+ASSETS = Path(__file__).resolve().parents[2] / "assets"
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -25,7 +27,6 @@ class Known:
         revision: the pinned commit, or None.
         side: of the square it was trained to draw, in pixels.
         settings: what it wants otherwise than its family.
-        upsampler: the learned upsampler that fits its latents, or None.
     """
 
     repo: str
@@ -37,7 +38,6 @@ class Known:
     revision: str | None = None
     side: int = 1024
     settings: dict[str, Any] | None = None
-    upsampler: str | None = None
 
     @property
     def name(self) -> str:
@@ -59,10 +59,13 @@ class Known:
             "side": self.side,
             "weights_gb": {dtype: round(self.memory_gb(dtype), 1) for dtype in BYTES},
             "vae": self.vae,
-            "upsampler": self.upsampler,
+            "upsampler": self.vae if shipped_upsampler(self.vae) else None,
         }
 
 
+# (channels, scaling_factor) of the VAEs of LEVELS that these latent spaces are of
+SPACES = {(4, 0.18215): "sd1", (4, 0.13025): "sdxl", (16, 1.5305): "sd3", (16, 0.3611): "flux1"}
+LEVELS = [128, 256, 512, 512]
 FLUX_DEV, STABILITY, RAIL = "FLUX.1 [dev] Non-Commercial", "Stability AI Community", "CreativeML Open RAIL-M"
 APACHE, FLUX2 = "Apache 2.0", "FLUX Non-Commercial"
 _ROWS = (
@@ -123,3 +126,22 @@ def known(repo: str) -> Known | None:
 def known_by_name(name: str) -> Known | None:
     """The row whose name a model's folder bears, as downloads and clones do."""
     return next((row for row in KNOWN.values() if row.name == name), None)
+
+
+def space_of(vae: dict[str, Any]) -> str:
+    """Key of the latent space that a VAE's configuration tells of, "" where it tells of none known.
+
+    Fine-tuned models keep their VAE, and that its scaling_factor: so they are known whatever their name.
+    """
+    if vae.get("_class_name") == "AutoencoderKLFlux2" and vae.get("latent_channels") == 32:
+        return "flux2"
+    plain = vae.get("_class_name") == "AutoencoderKL" and vae.get("block_out_channels") == LEVELS
+    if not plain or vae.get("latents_mean") is not None:  # Playground's are SDXL's otherwise scaled
+        return ""
+    return SPACES.get((vae.get("latent_channels"), vae.get("scaling_factor")), "")
+
+
+def shipped_upsampler(vae: str) -> Path | None:
+    """The folder of the learned upsampler in this repository for the latent space of this key, if there is one."""
+    folder = ASSETS / "upsamplers" / vae
+    return folder if vae == Path(vae).name and (folder / "config.json").is_file() else None

@@ -1,0 +1,85 @@
+"""Which latent space a VAE's configuration tells of, and the upsamplers that this repository brings."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from lssgen.families import folders, known
+from lssgen.upsampler import LatentUpsampler
+
+KL = {"_class_name": "AutoencoderKL", "block_out_channels": [128, 256, 512, 512]}
+SHIPPED = sorted(path.parent.name for path in (known.ASSETS / "upsamplers").glob("*/config.json"))
+
+
+@pytest.fixture
+def bare(tiny_folder, tmp_path):
+    """A model without an upsampler of its own, of the latent space called tiny."""
+    folder = shutil.copytree(tiny_folder, tmp_path / "model")
+    shutil.rmtree(folder / "upsampler")
+    own = json.loads((folder / "lssgen.json").read_text())
+    (folder / "lssgen.json").write_text(json.dumps({**own, "vae": "tiny"}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("config", "key"),
+    [
+        ({**KL, "latent_channels": 4, "scaling_factor": 0.18215}, "sd1"),
+        ({**KL, "latent_channels": 4, "scaling_factor": 0.13025}, "sdxl"),
+        ({**KL, "latent_channels": 16, "scaling_factor": 1.5305, "shift_factor": 0.0609}, "sd3"),
+        ({**KL, "latent_channels": 16, "scaling_factor": 0.3611, "shift_factor": 0.1159}, "flux1"),
+        ({"_class_name": "AutoencoderKLFlux2", "latent_channels": 32}, "flux2"),
+        ({**KL, "latent_channels": 4, "scaling_factor": 0.5, "latents_mean": [0.0] * 4}, ""),
+        ({**KL, "block_out_channels": [8, 8], "latent_channels": 4, "scaling_factor": 0.18215}, ""),
+        ({}, ""),
+    ],
+)
+def test_a_latent_space_is_known_by_its_vae(config, key):
+    assert known.space_of(config) == key
+
+
+def test_a_model_takes_the_shipped_upsampler_of_its_vae(bare, tmp_path, monkeypatch):
+    monkeypatch.setattr(known, "ASSETS", tmp_path)
+    model = str(bare)
+    assert folders.upsampler_folder(model) is None
+    shipped = tmp_path / "upsamplers" / "tiny"
+    LatentUpsampler(4, 4, (8, 4), norm_num_groups=2, vae="tiny").save_pretrained(shipped)
+    assert folders.upsampler_folder(model) == shipped
+    own = bare / "upsampler"
+    LatentUpsampler(4, 4, (8, 4), norm_num_groups=2).save_pretrained(own)
+    assert folders.upsampler_folder(model) == own, "its own goes before"
+
+
+def test_a_shipped_upsampler_of_other_channels_is_left_alone(bare, tmp_path, monkeypatch):
+    """A folder may bear a known model's name and be something else."""
+    monkeypatch.setattr(known, "ASSETS", tmp_path)
+    LatentUpsampler(8, 8, (8, 4), norm_num_groups=2, vae="tiny").save_pretrained(tmp_path / "upsamplers" / "tiny")
+    assert folders.upsampler_folder(str(bare)) is None
+
+
+@pytest.mark.parametrize("key", ["", "..", "../embedded", "nothing"])
+def test_keys_that_are_no_folder_have_none(key):
+    assert known.shipped_upsampler(key) is None
+
+
+@pytest.mark.parametrize("key", SHIPPED)
+def test_every_shipped_upsampler_is_small_and_of_its_space(key):
+    model = LatentUpsampler.from_pretrained(known.ASSETS / "upsamplers" / key)
+    channels = {"sd1": 4, "sdxl": 4, "flux2": 32}.get(key, 16)
+    assert (model.config.vae, model.config.in_channels) == (key, channels)
+    assert sum(p.numel() for p in model.parameters()) <= (140_000 if channels == 4 else 560_000)
+    z = torch.randn(1, channels, 6, 8, generator=torch.Generator().manual_seed(0))
+    made = model.upsample(z, 12, 16)
+    assert made.shape == (1, channels, 12, 16)
+    assert made.isfinite().all()
+    assert (known.ASSETS / "upsamplers" / key / "README.md").is_file()
+
+
+def test_the_table_tells_which_models_have_one():
+    rows = {row.to_dict()["vae"]: row.to_dict()["upsampler"] for row in known.KNOWN.values()}
+    assert {key for key, upsampler in rows.items() if upsampler} == set(SHIPPED) & set(rows)
+    json.dumps(rows)
