@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from lssgen import __version__
 from lssgen.evaluation import commands as evaluation_commands
-from lssgen.options import add_placement, training_command
+from lssgen.options import add_placement
 from lssgen.request import BASELINES, NOISES, SCHEDULES, UPSAMPLERS, GenerationRequest, check_whole
 from lssgen.training import upsampler_commands
 
 if TYPE_CHECKING:
     from lssgen.engine import Engine
+    from lssgen.schedule import Plan
 
 
 PROMPT = "glossy red apple"  # of benchmarks
@@ -135,10 +136,17 @@ def _engine(args: argparse.Namespace) -> Engine:
 def _with_upsampler(request: GenerationRequest, engine: Engine, asked: str | None) -> GenerationRequest:
     """The request with the upsampler asked for; if none was, the learned one where there is one."""
     if asked is None and not engine.has_upsampler:
-        what = f"{engine.settings.name} has no learned upsampler: bicubic it is, or --upsampler pixel"
-        print(f"{what}; to train one: {training_command(engine.name)}", file=sys.stderr)
+        name = engine.settings.name
+        print(f"{name} has no learned upsampler: bicubic it is, or --upsampler pixel", file=sys.stderr)
         return replace(request, upsampler="bicubic")
     return replace(request, upsampler=asked or "learned")
+
+
+def _plan_said(engine: Engine, request: GenerationRequest) -> Plan:
+    """The plan; what it notes goes to stderr, such as the command that trains a missing upsampler."""
+    plan = engine.plan(request)
+    print(*(f"note: {note}\n" for note in plan.notes), sep="", end="", file=sys.stderr)
+    return plan
 
 
 def _request(args: argparse.Namespace, **more: Any) -> GenerationRequest:
@@ -195,8 +203,7 @@ def _run(args: argparse.Namespace, baseline: str, *, compare: bool) -> int:
 
     engine = _engine(args)
     request = _with_upsampler(request, engine, args.upsampler)
-    plan = engine.plan(request)
-    print(*(f"note: {note}\n" for note in plan.notes), sep="", end="", file=sys.stderr)
+    plan = _plan_said(engine, request)
     _make_folder(args.out)
     engine.warm_up(request)
     runs = []
@@ -235,6 +242,7 @@ def _sheet(args: argparse.Namespace) -> int:
     _make_folder(args.out.parent)
     engine = _engine(args)
     request = _with_upsampler(request, engine, args.upsampler)
+    _plan_said(engine, request)
     contact_sheet(engine, prompts, request, progress).save(args.out, optimize=True)
     if args.json:
         print(json.dumps({"sheet": str(args.out), "prompts": prompts}))
@@ -289,7 +297,9 @@ def _overhead(args: argparse.Namespace) -> int:
 
     check_whole("repeat", args.repeat, 1, 1000)
     request, engine = _request(args, prompt=PROMPT), _engine(args)
-    result = overhead(engine, _with_upsampler(request, engine, args.upsampler), args.repeat)
+    request = _with_upsampler(request, engine, args.upsampler)
+    _plan_said(engine, request)
+    result = overhead(engine, request, args.repeat)
     if args.json:
         print(json.dumps(result))
     else:

@@ -230,6 +230,7 @@ def test_without_a_learned_upsampler_bicubic_is_taken_and_said(capsys, tiny_fold
     code, out, err = call(capsys, *options)
     assert code == 0
     assert "no learned upsampler: bicubic it is" in err
+    assert err.count(f"python -m lssgen train-upsampler --vae {bare} --images DIR --out DIR") == 1
     assert f"python -m lssgen train-upsampler --vae {bare} --images DIR --out DIR" in err
     image = json.loads(out)["arms"]["lssgen"]["image"]
     assert read_settings(image)["request"]["upsampler"] == "bicubic"
