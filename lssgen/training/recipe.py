@@ -53,7 +53,7 @@ class Training:
     size: str = "small"
     init: str = ""
     precision: str = "no"
-    pixels_from: float = 0.7
+    pixels_from: float = 0.5
 
     def __post_init__(self) -> None:
         if not 0 < self.minutes < float("inf"):
@@ -65,7 +65,7 @@ class Training:
         if not 0 < self.learning_rate < 1:
             raise ValueError(f"learning_rate is {self.learning_rate}; it must be above 0 and below 1, such as 0.004")
         if not 0 <= self.pixels_from <= 1:
-            raise ValueError(f"pixels_from is {self.pixels_from}; it must be from 0 to 1, such as 0.7")
+            raise ValueError(f"pixels_from is {self.pixels_from}; it must be from 0 to 1, such as 0.5")
         if self.size not in SIZES:
             raise ValueError(f"size is {self.size!r}; it must be one of {', '.join(SIZES)}")
         if self.precision not in PRECISIONS:

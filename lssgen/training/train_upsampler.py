@@ -2,10 +2,10 @@
 
 Pairs are encodings of a crop at a random scale and of the same crop at half its size. Encoding costs more than a step
 of the small network, so encoded crops are kept in a pool that is renewed crop by crop as training goes on. The loss is
-the L1 of the latents in units of their deviation. In the last part a few windows are decoded besides, for the L1 to
-the *true* picture's pixels and to the amplitudes of its spectrum: that makes a step several times as long, and what is
-learnt first is learnt as well without. A little noise goes onto the input, since sampled latents are not encoded
-photographs.
+the L1 of the latents in units of their deviation (to which latents, `lssgen.training.pairs` says). In the second part
+windows of half the batch are decoded besides, for the L1 to the *true* picture's pixels and to the amplitudes of its
+spectrum: that makes a step twice as long or more, puts the colours right and wins most. A little noise goes onto the
+input, since sampled latents are not encoded photographs.
 
 accelerate brings device, mixed precision and several processes, whose gradients are averaged and of which the main one
 writes. OUT holds what is needed to go on: the upsampler's folder of averaged weights, training.json, a checkpoint.
@@ -51,7 +51,7 @@ SIDE, LATENT_SIDE = 256, 16  # of a crop: pixels, and latent pixels at least
 FIRST, RENEW_EVERY = 4, 2  # batches of crops encoded at the start; steps between one sixteenth of a batch more
 WINDOW, MARGIN = 12, 2  # latent pixels of a decoded window's side, and of its edge that is not compared
 NOISE = 0.05  # of the input, at most, in units of the latents' deviation
-WEIGHTS = {"latents": 1.0, "pixels": 1.0, "spectrum": 0.5}  # of the losses
+WEIGHTS = {"latents": 0.2, "pixels": 4.0, "spectrum": 0.3}  # of the losses
 DECAY, FLOOR = 0.995, 0.01  # of the averaged weights; of the learning rate
 EVERY, SAVE_SECONDS, HELD_OUT = 25, 180, 6  # steps between reports, seconds between checkpoints, pictures at most
 Say = Callable[[str], None]
@@ -123,7 +123,7 @@ class Trainer:
         made = self.model(low + noise).float()
         found = {"latents": ((made - high) / self.deviation).abs().mean()}
         if decoded:
-            shown, true = self._window(made[: max(1, len(low) // 8)], pixels)
+            shown, true = self._window(made[: max(1, len(low) // 2)], pixels)
             found["pixels"] = F.l1_loss(shown, true)
             found["spectrum"] = F.l1_loss(amplitudes(shown), amplitudes(true))
         return found

@@ -50,7 +50,7 @@ def _training_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", help="small (the default) or large, up to 3 M parameters")
     parser.add_argument("--init", metavar="DIR", help="a LatentUpsampler's folder to start from, in place of --size")
     parser.add_argument("--mixed-precision", dest="precision", metavar="no|bf16|fp16", help="on a GPU bf16, else no")
-    parser.add_argument("--pixels-from", type=float, help="share of the training after which pixels count (0.7)")
+    parser.add_argument("--pixels-from", type=float, help="share of the training after which pixels count (0.5)")
     parser.add_argument(
         "--resume", action="store_true", help="go on from --out, by its own settings where none is given"
     )
