@@ -97,7 +97,7 @@ def test_a_perfect_denoiser_reaches_the_picture_from_the_tail(adapter, source, m
     monkeypatch.setattr(adapter.denoiser, "forward", exact)
 
     def keep(index, after):
-        current[0] = after
+        current[0] = after()
 
     made = adapter.denoise(stage, latents, adapter.encode("a", "", 1, 1.0), 1.0, keep, [torch.Generator()])
     assert (made - x0).square().mean().sqrt() < 0.04  # DDIM and DEIS stop at a small sigma

@@ -148,7 +148,6 @@ def test_folding_makes_scaled_latents_standard():
         torch.testing.assert_close(folded.decode(w).sample, y, atol=1e-3, rtol=1e-3)
 
 
-@pytest.mark.slow
 def test_every_part_trains_resumes_exports_and_runs(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(latents, "COLOURED", 4)
     monkeypatch.setattr(latents, "SCENES", 4)
