@@ -39,6 +39,7 @@ class Engine:
         name: the model, as it was named.
         settings: how the model wants to be run.
         has_upsampler: whether there is a learned upsampler for it.
+        vocabulary: the words it was trained on, None where its folder does not tell.
 
     Raises:
         lssgen.families.table.ModelError: if there is no such model (its weights are loaded at first use).
@@ -61,7 +62,8 @@ class Engine:
         self._source: ScheduleSource = folders.source(model)
         self._model: Model | None = None
         self.has_upsampler = folders.upsampler_folder(model, upsampler) is not None
-        self._reader = PromptReader(folders.resolve(model), self.settings.max_sequence_length, self.settings.vocabulary)
+        self.vocabulary = folders.vocabulary(model)
+        self._reader = PromptReader(folders.resolve(model), self.settings.max_sequence_length, self.vocabulary)
 
     def plan(self, request: GenerationRequest) -> Plan:
         """The stages of both arms, with notes on what is not as asked. Quick, needs no weights. Raises ValueError."""

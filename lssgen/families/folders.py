@@ -73,14 +73,19 @@ def settings(model: str) -> Settings:
     if read_json(folder / "model_index.json").get("is_distilled"):  # FLUX.2 klein
         facts.setdefault("takes_negative", False)
     own = read_json(folder / "lssgen.json") if (folder / "lssgen.json").is_file() else {}
-    unknown = set(own) - {field.name for field in fields(Settings)} | set(own) & {"vocabulary"}
+    unknown = set(own) - {field.name for field in fields(Settings)}
     if unknown:
         raise ModelError(f"{folder / 'lssgen.json'} has unknown fields: {', '.join(sorted(unknown))}")
     if family.guidance_flag and not _denoiser(folder).get(family.guidance_flag):
         own.setdefault("guidance_scale", None)
     name = remote.repo if remote else folder.name
-    base = {key: value for key, value in asdict(family.settings).items() if key != "vocabulary"}
-    return Settings(**{**base, "name": name, "licence": "unknown", **facts, **own}, vocabulary=Vocabulary.read(folder))
+    return Settings(**{**asdict(family.settings), "name": name, "licence": "unknown", **facts, **own})
+
+
+@_model_errors
+def vocabulary(model: str) -> Vocabulary | None:
+    """The words a model was trained on, where its folder tells them. Raises ModelError."""
+    return Vocabulary.read(resolve(model))
 
 
 @_model_errors

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from lssgen.families.vocabulary import Vocabulary
 from lssgen.request import check_real, check_whole
 from lssgen.schedule import ScheduleSource
 
@@ -27,7 +26,6 @@ class Settings:
     prompt acts. `text_tokens` is how many the denoiser sees of a usual prompt, None where prompts are padded to
     `max_sequence_length`. `latent_rgb` is the map of `lssgen.previews.LatentPreview`. `licence` is shown where the
     model is offered. `vae` is the key of its latent space, as in `lssgen.families.known`, "" where that is not known.
-    `vocabulary` is read from a file of its own, where the model has one.
     """
 
     name: str
@@ -40,7 +38,6 @@ class Settings:
     licence: str = "unknown"
     latent_rgb: tuple[tuple[float, float, float], ...] | None = None
     vae: str = ""
-    vocabulary: Vocabulary | None = None
 
     def __post_init__(self) -> None:
         for name in ("steps", "max_sequence_length", "base_side"):

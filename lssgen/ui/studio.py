@@ -121,7 +121,7 @@ class Studio:
         """A prompt the model that is named can draw; also read out, as the eye sees it change and the ear does not."""
         values, vocabulary = dict(zip(NAMES, raw, strict=True)), None
         with suppress(ValueError):  # of a model that cannot be used; the plan says so
-            vocabulary = self.models.get(model_from(values, self.config, self.models.default)).settings.vocabulary
+            vocabulary = self.models.get(model_from(values, self.config, self.models.default)).vocabulary
         prompt = idea(vocabulary, values["prompt"])
         return {"prompt": prompt, "idea": f'<p role="status">Prompt: {escape(prompt)}</p>'}
 

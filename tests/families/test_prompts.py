@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from transformers import AutoTokenizer
 
-from lssgen.families.folders import resolve, settings
+from lssgen.families.folders import resolve, settings, vocabulary
 from lssgen.families.prompts import PromptReader
 from lssgen.request import MAX_PROMPT, GenerationRequest
 
@@ -15,7 +15,7 @@ LONG = " ".join(f"red apple number {k}" for k in range(40))
 @pytest.fixture(scope="module")
 def reader():
     its = settings("embedded")
-    return PromptReader(resolve("embedded"), its.max_sequence_length, its.vocabulary)
+    return PromptReader(resolve("embedded"), its.max_sequence_length, vocabulary("embedded"))
 
 
 def test_a_short_prompt_is_read_to_its_end(reader):

@@ -377,7 +377,7 @@ def test_a_surprise_is_a_prompt_the_model_can_draw(studio, session, values, monk
     engine = studio.models.get(values["model"])
     assert studio.surprise(session, *values.values())["prompt"] in GENERAL
     own = Vocabulary(("3d",), (), ("apple", "<b>"), frozenset(), frozenset(), {})
-    monkeypatch.setattr(engine, "settings", replace(engine.settings, vocabulary=own))
+    monkeypatch.setattr(engine, "vocabulary", own)
     for prompt, other in (("3d apple", "3d <b>"), ("3d <b>", "3d apple")):
         outputs = studio.surprise(session, *{**values, "prompt": prompt}.values())
         assert outputs["prompt"] == other, "never the one that is there"
