@@ -64,16 +64,18 @@ VIEWS = (
 
 
 class Batches:
-    """Random batches (B, 3, h, w) in [-1, 1] from the raster caches."""
+    """Random batches (B, 3, h, w) in [-1, 1] from the raster caches, without the held-out labels."""
 
     def __init__(self, data: Path, work: Path, seed: int):
         self.rng = random.Random(seed)
-        pictures = D.read_captions(data)
+        every = D.read_captions(data)
+        held_out = D.held_out_labels(every)
+        pictures = [p for p in every if p.label not in held_out]
         big = [p for p in pictures if p.size > 256]
         huge = random.Random(1).sample(big, min(200, len(big)))
         sizes = {v.source for v in VIEWS}
         chosen = {256: pictures, 512: big, 1024: huge}
-        self.rasters = {s: D.rasters(data, work, chosen[s], s, f"rgba_{s}") for s in sizes if chosen[s]}
+        self.rasters = {s: D.rasters(data, work, chosen[s], s, f"seen_{s}") for s in sizes if chosen[s]}
 
     def draw(self) -> torch.Tensor:
         """One batch of a random view."""

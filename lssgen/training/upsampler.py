@@ -17,7 +17,9 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
+from lssgen.training import data as D
 from lssgen.training import latents
+from lssgen.training import scenes as S
 from lssgen.training.autoencoder import psnr
 from lssgen.training.common import Loop, MuonAdam, autocast, load_average, parameter_groups, parser, prepare
 from lssgen.upsampler import LatentUpsampler
@@ -44,18 +46,28 @@ def scaled_vae(work: Path, init: Path | None) -> AutoencoderKL:
 class Pairs:
     """(latents at one size, latents of the same pictures at twice the size)."""
 
-    def __init__(self, work: Path, seed: int):
+    def __init__(self, data: Path, work: Path, seed: int):
         self.rng = random.Random(seed)
         (a, listed), (b, _), (c, large) = (latents.load(work, size) for size in (256, 512, 1024))
         where = {e: k for k, e in enumerate(listed)}
-        mid = [where[e] for e in large if e in where]
+        both = [e for e in large if e in where]
         n = min(len(a), len(b))
-        self.kinds = {256: (a[:n], b[:n]), 512: (b[mid], c[[k for k, e in enumerate(large) if e in where]])}
+        mid, top = [where[e] for e in both], [k for k, e in enumerate(large) if e in where]
+        self.kinds = {256: (a[:n], b[:n]), 512: (b[mid], c[top])}
+        self.rows = {256: self._seen(data, listed[:n]), 512: self._seen(data, both)}
+
+    @staticmethod
+    def _seen(data: Path, examples: list[S.Example]) -> list[int]:
+        """Rows to train on: not the first ones, which are measured on, nor any that shows a held-out label."""
+        pictures = D.read_captions(data)
+        held_out = D.held_out_labels(pictures)
+        shown = [{pictures[i].label for i in e.objects} for e in examples]
+        return [k for k, labels in enumerate(shown) if k >= HELD_OUT and not labels & held_out]
 
     def __call__(self, size: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """A random batch, without the held-out pictures."""
         low, high = self.kinds[size]
-        rows = [self.rng.randrange(HELD_OUT, len(low)) for _ in range(count)]
+        rows = self.rng.choices(self.rows[size], k=count)
         return tuple(torch.from_numpy(s[rows].astype(np.float32)) for s in (low, high))
 
     def held_out(self, size: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -108,7 +120,7 @@ def train(args) -> None:
     prepare(args)
     model = LatentUpsampler.from_pretrained(args.init / "upsampler") if args.init else build()
     model.float().train()
-    vae, pairs = scaled_vae(args.work, args.init), Pairs(args.work, args.seed)
+    vae, pairs = scaled_vae(args.work, args.init), Pairs(args.data, args.work, args.seed)
     optimiser = MuonAdam(parameter_groups(model), LEARNING_RATE)
     loop, seen = Loop(args, CHECKPOINT, model, optimiser, LEARNING_RATE, decay=0.995, floor=0.01), []
     for _ in loop:

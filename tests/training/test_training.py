@@ -11,7 +11,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
 from safetensors.torch import load_file
 
-from lssgen.training import autoencoder, common, data, export, latents, text_encoders, transformer, upsampler
+from lssgen.training import autoencoder, common, data, export, latents, scenes, text_encoders, transformer, upsampler
 from tests import emoji
 
 NAME = "diffusion_pytorch_model.safetensors"
@@ -26,6 +26,24 @@ def folder(tmp_path_factory) -> Path:
 def test_missing_data_is_one_clear_error(tmp_path):
     with pytest.raises(ValueError, match="--data"):
         data.read_captions(tmp_path)
+
+
+def test_held_out_labels_are_kept_from_the_autoencoder_and_the_upsampler(tmp_path, monkeypatch):
+    root = emoji.make(tmp_path, [f"thing {k}" for k in range(40)])
+    pictures = data.read_captions(root)
+    held_out = data.held_out_labels(pictures)
+    assert len(held_out) == 2
+    rastered = []
+    monkeypatch.setattr(data, "rasters", lambda data, work, pictures, size, name: rastered.append(pictures))
+    autoencoder.Batches(root, tmp_path, seed=0)
+    assert len(rastered) == 3
+    assert all(p.label not in held_out for pictures in rastered for p in pictures)
+    examples = [scenes.Example((k, (k + 1) % 120)) for k in range(120)]
+    rows = upsampler.Pairs._seen(root, examples)
+    shown = {pictures[i].label for k in rows for i in examples[k].objects}
+    assert not shown & held_out
+    assert len(rows) > 90
+    assert min(rows) >= upsampler.HELD_OUT
 
 
 @pytest.mark.parametrize("tokens", [64, 256, 1024])
@@ -154,6 +172,7 @@ def test_every_part_trains_resumes_exports_and_runs(folder, tmp_path, monkeypatc
     monkeypatch.setattr(latents, "LARGE", (4, 2, 2))
     monkeypatch.setattr(upsampler, "HELD_OUT", 1)
     monkeypatch.setattr(text_encoders, "CODE", 16)
+    monkeypatch.setattr(text_encoders, "SAMPLES", 200)
     work, out = tmp_path / "work", tmp_path / "model"
 
     def train(part, *more: str, into=work):
