@@ -27,6 +27,7 @@ from lssgen.events import ArmFailed, ArmFinished
 from lssgen.families import folders
 from lssgen.request import GenerationRequest
 from lssgen.training import data as D
+from lssgen.training import photos
 from lssgen.training import scenes as S
 
 NATIVE, SIGMA = None, 0.75  # noise levels that alignment is measured at; no staging at all, and the default
@@ -157,8 +158,7 @@ def held_out_pictures(data: Path, pictures: list[D.Picture], work: Path, side: i
 
 def rendered(data: Path, picture: D.Picture, side: int, archive: zipfile.ZipFile) -> Image.Image:
     """A training picture on white."""
-    x = D.composite(D.load_picture(data, picture, side, archive), D.WHITE)
-    return Image.fromarray(((x + 1) * 127.5).round().byte().permute(1, 2, 0).numpy())
+    return photos.image_of(D.composite(D.load_picture(data, picture, side, archive), D.WHITE))
 
 
 def spectra(data: Path, pictures: list[D.Picture], draw: Painter, side: int, share: float, say: Say) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 The latents to learn are not those of the crop itself. What the half cannot tell of them, fine texture, averages out in
 an answer, and averages of latents decode to darker, flatter pictures than the average picture. So the target is the
 encoding of the half enlarged by interpolation, which the half tells all but wholly, with a share DETAIL of what the
-crop has beyond it. (Decoded, that is 3 dB above the pixel round trip on three Kodak pictures in FLUX.1's latents.)
+crop has beyond it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from PIL import Image, ImageFilter
 
 from lssgen.latents import resize
-from lssgen.training.photos import BROKEN, LEAST, Photos, pixels_of, read, shrink
+from lssgen.training.photos import BROKEN, LEAST, Photos, image_of, pixels_of, read, shrink
 from lssgen.training.vaes import Vae
 
 SMALLEST_SCALE = 0.3  # of a picture before it is cut
@@ -69,8 +69,7 @@ class Crops:
         small = shrink(crop[None], half, half, self.rng.choice(("area", "bicubic")))[0]
         if self.rng.random() >= BLURRED:
             return small
-        image = Image.fromarray(((small + 1) * 127.5).round().byte().permute(1, 2, 0).numpy())
-        return pixels_of(image.filter(ImageFilter.GaussianBlur(self.rng.uniform(*BLUR))))
+        return pixels_of(image_of(small).filter(ImageFilter.GaussianBlur(self.rng.uniform(*BLUR))))
 
     def _leave_out(self, index: int) -> None:
         """Never draw a broken picture again."""

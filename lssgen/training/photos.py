@@ -93,6 +93,11 @@ def pixels_of(image: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1.0
 
 
+def image_of(pixels: torch.Tensor) -> Image.Image:
+    """The picture of (3, H, W) in [-1, 1]: the way back from `pixels_of`."""
+    return Image.fromarray(((pixels + 1.0) * 127.5).round().byte().permute(1, 2, 0).numpy())
+
+
 def shrink(pixels: torch.Tensor, height: int, width: int, mode: str = "bicubic") -> torch.Tensor:
     """(B, 3, H, W) to (B, 3, height, width) by antialiased `bicubic`, or by `area`."""
     if mode == "area":

@@ -17,8 +17,8 @@ from PIL import Image
 
 from lssgen.previews import LatentPreview
 from lssgen.training import data as D
+from lssgen.training import photos, text_encoders
 from lssgen.training import scenes as S
-from lssgen.training import text_encoders
 
 SIZE = 256
 SETTINGS = {
@@ -42,7 +42,7 @@ def fit(vae: AutoencoderKL, data: Path, count: int) -> LatentPreview:
         example = draw.single(coloured=0.5)
         x = S.pixels_of(example, {i: D.load_picture(data, pictures[i], SIZE) for i in example.objects})
         latents.append(vae.encode(x[None]).latent_dist.mode()[0])
-        images.append(Image.fromarray(((x + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()))
+        images.append(photos.image_of(x))
     preview = LatentPreview.fit(latents, images)
     print(f"{count} pictures, R2 {explained(preview, latents, images):.3f}")
     return preview

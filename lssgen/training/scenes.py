@@ -57,19 +57,16 @@ def restored(row: list) -> Example:
     return Example(tuple(row[0]), *row[1:])
 
 
-def _boxes(example: Example) -> list[tuple[float, float, float]]:
-    """(top, left, side) of each object as shares of the picture's side."""
-    if example.place in PLACES:
-        return [(*(quarter / 4 for quarter in PLACES[example.place]), 0.5)]
-    if example.place == ABOVE:
-        return [(0.0, 0.25, 0.5), (0.5, 0.25, 0.5)]
-    n = len(example.objects)
-    return [((1 - 1 / n) / 2, k / n, 1 / n) for k in range(n)]
-
-
 def boxes(example: Example, size: int) -> list[tuple[int, int, int]]:
     """(top, left, side) of each object in pixels."""
-    return [tuple(int(value * size) for value in box) for box in _boxes(example)]
+    n = len(example.objects)
+    if example.place in PLACES:
+        shares = [(*(quarter / 4 for quarter in PLACES[example.place]), 0.5)]
+    elif example.place == ABOVE:
+        shares = [(0.0, 0.25, 0.5), (0.5, 0.25, 0.5)]
+    else:
+        shares = [((1 - 1 / n) / 2, k / n, 1 / n) for k in range(n)]
+    return [tuple(int(share * size) for share in box) for box in shares]
 
 
 def colours_of(rgba: np.ndarray) -> tuple[float, float, float]:
