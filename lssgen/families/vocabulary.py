@@ -14,9 +14,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from lssgen.families.captions import WORD, fold, name_of, put_together, take_apart
+
 FILE = "vocabulary.json"
-WORD = re.compile(r"[^\W_]+")  # as the tokenizer splits: "t-rex" is two words
 BEFORE = re.compile(r"(?P<article>(?:an?|the)(?: |$))?(?P<small>small )?", re.IGNORECASE)  # the style, in captions
+PREAMBLE = re.compile(r"^(?:an? |the )?(?:photo(?:graph)?|picture|image|drawing|icon|emoji) of ", re.IGNORECASE)
 OBJECTS = re.compile(r"\b(next to|above|and) an? ", re.IGNORECASE)  # before an object that is not the first
 PLURALS = (("s", ""), ("es", ""), ("ies", "y"), ("ves", "f"), ("ves", "fe"))
 IRREGULAR = {"mice": "mouse", "geese": "goose", "feet": "foot", "teeth": "tooth", "oxen": "ox", "men": "man",
@@ -28,9 +30,11 @@ class Vocabulary:
     """What captions were made of.
 
     Args:
-        styles: they stand before the object in most captions: "a glossy red apple".
+        styles: they stand before the object in most captions: "a glossy red apple"; the first where none is named.
         backgrounds: names of colours.
         ideas: objects that prompts are suggested of.
+        names: of all objects, folded (see `name_of`).
+        people: those of `names` that another name may follow as their own: "woman astronaut".
         words: of names and of grammar, folded (see `fold`).
         keywords: those that only stood in for a name, now and then.
         synonyms: words to be read as others that are trained on more.
@@ -39,6 +43,8 @@ class Vocabulary:
     styles: tuple[str, ...]
     backgrounds: tuple[str, ...]
     ideas: tuple[str, ...]
+    names: frozenset[str]
+    people: frozenset[str]
     words: frozenset[str]
     keywords: frozenset[str]
     synonyms: dict[str, str]
@@ -52,7 +58,7 @@ class Vocabulary:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             lists = {name: tuple(map(str, content[name])) for name in ("styles", "backgrounds", "ideas")}
-            sets = {name: frozenset(map(str, content[name])) for name in ("words", "keywords")}
+            sets = {name: frozenset(map(str, content[name])) for name in ("names", "people", "words", "keywords")}
             return cls(**lists, **sets, synonyms=dict(content["synonyms"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} cannot be read ({type(error).__name__}: {error}); restore it") from error
@@ -75,10 +81,12 @@ class Vocabulary:
         """The prompt in the captions' own terms; unchanged where it is in them already.
 
         Plurals and synonyms the model knows little or nothing of become the words it knows, and a style named behind
-        the object ("cat, 3d", "a cat in glossy style") goes before it, as in most captions.
+        the object ("cat, 3d", "a cat in glossy style") goes before it, as in most captions. Where no style is named,
+        the first is. Several objects ("cat astronaut", "two cats", "cat, dog and apple") stand next to each other.
+        That it is a picture ("a photo of a cat") goes without saying.
         """
         text = WORD.sub(lambda found: self._known_form(found[0]), _composed(prompt))
-        text = self._style_first(text)
+        text = self._as_caption(self._style_first(PREAMBLE.sub("", text)))
         return text if text != _composed(prompt) else prompt
 
     def _known_form(self, word: str) -> str:
@@ -106,6 +114,24 @@ class Vocabulary:
         others = OBJECTS.sub(lambda found: f"{found[1]} a {style} ", rest[before.end() :])
         return f"{'a ' if before['article'] else ''}{before['small'] or ''}{style} {others}"
 
+    def _as_caption(self, text: str) -> str:
+        """Names a style, and puts several objects into the form of captions; not where two styles are named."""
+        styles, known = [w for w in WORD.findall(text.lower()) if w in self.styles], self.words | self.keywords
+        if len(styles) > 1 or not any(fold(w) in known for w in WORD.findall(text)):
+            return text
+        plain = " ".join(text.split())
+        before = BEFORE.match(plain)
+        rest, style = plain[before.end() :], self.styles[0]
+        if styles:
+            style, _, rest = rest.partition(" ")
+        if not rest or (styles and style.lower() != styles[0]):
+            return text
+        said = take_apart(rest, lambda name: name_of(name) in self.names, lambda name: name_of(name) not in self.people)
+        if said and len(said.objects) > 1 and not before["small"]:
+            caption = put_together(said, style)
+            return text if caption == f"{style} {rest}" else caption
+        return text if styles else f"{before['article'] or ''}{before['small'] or ''}{style} {rest}"
+
     def idea(self, draw: random.Random) -> str:
         """A prompt in the captions' grammar, on white or on a colour."""
         prompt = f"{draw.choice(self.styles)} {draw.choice(self.ideas)}"
@@ -113,12 +139,6 @@ class Vocabulary:
             colour = draw.choice(self.backgrounds)
             prompt += f" on {'an' if colour[0] in 'aeiou' else 'a'} {colour} background"
         return prompt
-
-
-def fold(word: str) -> str:
-    """As the embedded model's tokenizer folds: compatible forms, no accents, lower case."""
-    parts = unicodedata.normalize("NFKD", word)
-    return "".join(c for c in parts if not unicodedata.combining(c)).lower()
 
 
 def _composed(text: str) -> str:

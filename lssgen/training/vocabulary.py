@@ -11,12 +11,15 @@ style, people and symbols left out: they have many near-duplicates.
 import argparse
 from pathlib import Path
 
-from lssgen.families.vocabulary import WORD, Vocabulary, fold
+from lssgen.families.captions import WORD, fold, name_of
+from lssgen.families.vocabulary import Vocabulary
 from lssgen.training import data as D
 from lssgen.training.scenes import HUES, Examples
 
 DRAWS = 5000  # of captions, to meet every word of their grammar
-LEFT_OUT = ("people-body", "symbols")
+PEOPLE = "people-body"
+LEFT_OUT = (PEOPLE, "symbols")
+STYLES = ("glossy", "flat", "3d")  # the first where a prompt names none
 SYNONYMS = {"shiny": "glossy", "2d": "flat", "gray": "grey"}
 
 
@@ -36,9 +39,11 @@ def vocabulary(pictures: list[D.Picture]) -> Vocabulary:
             styles.setdefault(picture.label, set()).add(picture.style)
     every = {p.style for p in pictures}
     return Vocabulary(
-        styles=D.STYLES,
+        styles=STYLES,
         backgrounds=tuple(D.COLOURS),
         ideas=tuple(sorted(label for label, its in styles.items() if its == every)),
+        names=frozenset(name_of(p.label) for p in pictures),
+        people=frozenset(name_of(p.label) for p in pictures if p.group == PEOPLE),
         words=words,
         keywords=words_of([k for p in pictures for k in p.keywords]) - words,
         synonyms={a: b for a, b in SYNONYMS.items() if a not in words},
