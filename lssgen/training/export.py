@@ -18,6 +18,7 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeli
 
 from lssgen.training import autoencoder, latents, text_encoders, transformer, upsampler
 from lssgen.training.common import load_average, trained
+from lssgen.training.tokens import tokens_of
 
 NOISE_LOGVAR = -8.0  # constant spread of the encoder's distribution; pictures are encoded by its mode
 SHARD = "9MB"
@@ -70,7 +71,7 @@ def model_of(work: Path, init: Path | None, untrained: bool) -> transformer.Mode
 def pipeline_of(work: Path, init: Path | None = None, untrained: bool = False) -> FluxPipeline:
     """The whole pipeline in float32."""
     model = model_of(work, init, untrained)
-    tokens = text_encoders.tokens_of(work, init)
+    tokens = tokens_of(work, init)
     return FluxPipeline(
         scheduler=scheduler(), vae=autoencoder_of(work, init), text_encoder=model.text.clip, tokenizer=tokens.clip,
         text_encoder_2=model.text.t5, tokenizer_2=tokens.t5, transformer=model.transformer,

@@ -28,8 +28,8 @@ from lssgen.training import data as D
 from lssgen.training import scenes as S
 from lssgen.training.common import autocast, load_average, parser
 
-COLOURED, SCENES = 700, 1300
-LARGE = (330, 200, 200)  # at 1024 px: on white, on other backgrounds, scenes
+COLOURED, SCENES = 1000, 3000
+LARGE = (330, 200, 300)  # at 1024 px: on white, on other backgrounds, scenes
 CHUNK = 25
 
 

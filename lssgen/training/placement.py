@@ -15,7 +15,7 @@ from diffusers import FluxTransformer2DModel
 from torch import nn
 
 from lssgen.training.common import fit_linear
-from lssgen.training.text_encoders import CELLS, GRID
+from lssgen.training.tokens import CELLS, GRID
 
 DOUBLE, SINGLE = (0, 1), (0, 2, 4)  # blocks
 HEADS = {0: 2, 1: 4}  # head -> tokens of a cell's side

@@ -17,7 +17,7 @@ from PIL import Image
 
 from lssgen.previews import LatentPreview
 from lssgen.training import data as D
-from lssgen.training import photos, text_encoders
+from lssgen.training import photos, tokens
 from lssgen.training import scenes as S
 
 SIZE = 256
@@ -25,7 +25,7 @@ SETTINGS = {
     "name": "embedded",
     "steps": 20,
     "guidance_scale": None,
-    "max_sequence_length": text_encoders.LENGTH,
+    "max_sequence_length": tokens.LENGTH,
     "base_side": 1024,
     "licence": "Apache-2.0",
     "vae": "embedded",

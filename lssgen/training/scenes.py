@@ -14,6 +14,7 @@ from PIL import Image
 
 from lssgen.training import data as D
 
+MOST = 3  # objects of a scene
 THUMB = 64  # px of the pictures that hues are judged on, and that T5 learns
 HUES = {"red": 0, "orange": 28, "yellow": 54, "green": 120, "cyan": 184, "blue": 222, "purple": 276, "pink": 328}
 HUED_MINIMUM = (0.3, 0.9)  # of a picture's colours: mean saturation, and how far they agree on one hue

@@ -1,27 +1,30 @@
-"""Make the tokenizers and pre-train both text encoders by regression.
+"""Pre-train both text encoders by regression, and make their tokenizers.
 
     python -m lssgen.training.text_encoders --data DIR --work DIR [--minutes 30] [--resume] [--init assets/embedded]
 
 From a caption, the pooled CLIP output predicts, through a linear head that is thrown away, a principal-component
-code of the captioned picture at 32 x 32 px. The T5 tokenizer puts 64 cell tokens before the words, one for each field
-of an 8 x 8 grid over the picture; the state of each predicts its field's 8 x 8 px of the picture at 64 px, and the
-mean of the words after half the layers predicts the code as CLIP does. So what the transformer gets already spells
-layout and colours, place by place, and it has to learn only how to draw them.
+code of the captioned picture at 32 x 32 px. In T5 the state of each cell token (lssgen.training.tokens) predicts its
+field's 8 x 8 px of the picture at 64 px, and the mean of the words after half the layers predicts the code as CLIP
+does; in scenes of several objects, each object's words that object's code (lssgen.training.binding). So what the
+transformer gets already spells layout and colours, place by place, and it has to learn only how to draw them.
 Prints the share of pixel variance explained (R2). Writes WORK/text.{safetensors,pt} and WORK/tokenizer{,_2}/.
 --init takes what fits from an exported model; --t5-only leaves CLIP as it is.
 """
 
+import math
 from argparse import Namespace
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast, T5Config, T5EncoderModel
+from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
+from transformers.modeling_outputs import BaseModelOutput
 
+from lssgen.training import binding
 from lssgen.training import data as D
 from lssgen.training import scenes as S
 from lssgen.training.common import (
@@ -35,65 +38,20 @@ from lssgen.training.common import (
     prepare,
     trained,
 )
+from lssgen.training.tokens import BOS, CELLS, EOS, GRID, PAD, VOCABULARY, WORDS, Tokens, save_tokenizers
 
-LEARNING_RATE = 3e-3
-WORDS = 32  # tokens of a caption, its end token among them
-GRID = 8
-CELLS = [f"<cell_{k}>" for k in range(GRID**2)]  # row by row
-LENGTH = len(CELLS) + WORDS  # T5's: pass max_sequence_length=96
+LEARNING_RATE, AGAIN = 3e-3, 0.6  # and the share of it for a model gone on with
 WIDTH = 256
-VOCABULARY = 4608
 CODE = 256
 HALFWAY = 3  # T5 layers after which the words alone must know the picture
 THUMB, PICTURE = 32, S.THUMB  # px, what CLIP and T5 predict
+COOL_EVERY, COOL_BY = 10, 16  # steps between shortenings of T5's queries and keys, captions they are judged by
 SAMPLES = 8000  # pictures the principal components are computed from
-SCENES = 0.35  # share of batches that show scenes
+SCENES = 0.5  # share of batches that show scenes
 HEAD_BATCHES, RIDGE = 30, 1e-3  # what the heads of a model gone on with are fitted to
-SPECIAL = ["<pad>", "<unk>", "<s>", "</s>"]
-PAD, UNK, BOS, EOS = range(4)
-ADAM = ("embed", "shared", "relative")
+BIND, LOOKING = 1.0, slice(HALFWAY, None)  # weight of what binds words to objects; layers whose attention it sees
+ADAM, POSITIONS, FASTER = ("embed", "shared"), ("relative",), 10.0  # T5's few position biases need longer steps
 CHECKPOINT = "text"
-
-
-def train_tokenizer(texts: list[str]) -> Tokenizer:
-    """Word pieces, lower case, accents off; unknown words fall into pieces down to characters."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="<unk>"))
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.NFKD(), normalizers.StripAccents(), normalizers.Lowercase()]
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    alphabet = list("abcdefghijklmnopqrstuvwxyz0123456789")
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=VOCABULARY, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return tokenizer
-
-
-def wrap_tokenizer(tokenizer: Tokenizer, cells: bool) -> PreTrainedTokenizerFast:
-    """For transformers; CLIP's has a start token first, T5's the cell tokens; both append the end token."""
-    tokenizer = Tokenizer.from_str(tokenizer.to_str())
-    first = CELLS if cells else ["<s>"]
-    tokenizer.add_special_tokens(first)
-    special = [(token, tokenizer.token_to_id(token)) for token in [*first, "</s>"]]
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{' '.join(first)} $A </s>", special_tokens=special
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        model_max_length=LENGTH if cells else WORDS,
-        pad_token="<pad>",
-        unk_token="<unk>",
-        bos_token="<s>",
-        eos_token="</s>",
-        clean_up_tokenization_spaces=False,
-    )
-
-
-def corpus(pictures: list[D.Picture]) -> list[str]:
-    """Every caption form and keyword, for the tokenizer; labels count twice."""
-    texts = [f"a {p.style} {p.label} {p.label} {' '.join(p.keywords)}" for p in pictures]
-    return texts + [f"a glossy house next to a 3d palm tree on a {c} background" for c in D.COLOURS] * 20
 
 
 class TextEncoders(nn.Module):
@@ -118,6 +76,7 @@ class TextEncoders(nn.Module):
         self.clip_head = nn.Linear(WIDTH, CODE)
         self.word_head = nn.Linear(WIDTH, CODE)
         self.cell_head = nn.Linear(WIDTH, 3 * (PICTURE // GRID) ** 2)
+        self.order_head = nn.Linear(WIDTH, S.MOST)
         nn.init.zeros_(self.cell_head.weight)
 
     def forward(self, clip_ids: torch.Tensor, t5_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -128,46 +87,20 @@ class TextEncoders(nn.Module):
         """(B, CODE): what CLIP says of the picture's code."""
         return self.clip_head(self.clip(clip_ids).pooler_output)
 
-    def picture(self, t5_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, 3, PICTURE, PICTURE): what the cell tokens say of the picture; (B, CODE): what its words say halfway."""
-        out = self.t5(t5_ids, output_hidden_states=True)
-        fields = self.cell_head(out.last_hidden_state[:, : len(CELLS)]).float().transpose(1, 2)
-        picture = F.fold(fields, PICTURE, kernel_size=PICTURE // GRID, stride=PICTURE // GRID)
-        return picture, self.word_head(self.halfway(out.hidden_states[HALFWAY], t5_ids))
+    def read(self, t5_ids: torch.Tensor) -> BaseModelOutput:
+        """T5's states after every layer, and its attention."""
+        self.t5.set_attn_implementation("eager")  # the only one that gives its attention
+        return self.t5(t5_ids, output_hidden_states=True, output_attentions=True)
+
+    def picture(self, read: BaseModelOutput) -> torch.Tensor:
+        """(B, 3, PICTURE, PICTURE): what the cell tokens say of the picture."""
+        fields = self.cell_head(read.last_hidden_state[:, : len(CELLS)]).float().transpose(1, 2)
+        return F.fold(fields, PICTURE, kernel_size=PICTURE // GRID, stride=PICTURE // GRID)
 
     @staticmethod
-    def halfway(states: torch.Tensor, t5_ids: torch.Tensor) -> torch.Tensor:
-        """(B, WIDTH): mean state of the words."""
-        words = (t5_ids[:, len(CELLS) :] != PAD).unsqueeze(-1)
-        return (states[:, len(CELLS) :] * words).sum(1) / words.sum(1)
-
-
-class Tokens:
-    """Captions -> id tensors for both encoders, padded to the batch's longest or as the pipeline does."""
-
-    def __init__(self, folder: Path):
-        self.clip = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
-        self.t5 = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer_2")
-
-    def __call__(self, captions: list[str], full: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-        """`full` pads T5's to LENGTH, as the pipeline does."""
-        clip = self.clip(captions, padding=True, truncation=True, max_length=WORDS, return_tensors="pt").input_ids
-        padding = "max_length" if full else True
-        t5 = self.t5(captions, padding=padding, truncation=True, max_length=LENGTH, return_tensors="pt")
-        return clip, t5.input_ids
-
-
-def tokens_of(work: Path, init: Path | None) -> Tokens:
-    """WORK's tokenizers where it has them, else those of an exported model."""
-    return Tokens(work if (work / "tokenizer_2").is_dir() or init is None else init)
-
-
-def save_tokenizers(pictures: list[D.Picture], folder: Path, init: Path | None = None) -> None:
-    """Stores both as FluxPipeline names them: trained, or those of an exported model, whose words its weights know."""
-    known = init and init / "tokenizer" / "tokenizer.json"
-    tokenizer = Tokenizer.from_file(str(known)) if known else train_tokenizer(corpus(pictures))
-    wrap_tokenizer(tokenizer, cells=False).save_pretrained(folder / "tokenizer")
-    wrap_tokenizer(tokenizer, cells=True).save_pretrained(folder / "tokenizer_2")
+    def halfway(read: BaseModelOutput, words: torch.Tensor) -> torch.Tensor:
+        """(B, K, WIDTH): mean state, after half the layers, of the words (B, K, W) of each object."""
+        return binding.mean_state(read.hidden_states[HALFWAY][:, len(CELLS) :], words)
 
 
 class Codes:
@@ -220,33 +153,88 @@ def load(work: Path, init: Path | None = None) -> TextEncoders:
     return model
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Captions as ids of both encoders, and what they show.
+
+    shown: (B, 3, PICTURE, PICTURE) in [-1, 1].
+    words: (B, K, W) bool, of T5's words: those that name each object; all of them where there is but one object.
+    alone: (B, K, 3, PICTURE, PICTURE): the pictures those words should know; anything where there are no words.
+    cells: (B, K, 64) bool, the cells that objects cover; None in pictures of one object.
+    """
+
+    clip_ids: torch.Tensor
+    t5_ids: torch.Tensor
+    shown: torch.Tensor
+    words: torch.Tensor
+    alone: torch.Tensor
+    cells: torch.Tensor | None = None
+
+
+class Batches:
+    """Draws batches of one kind: scenes, or single pictures."""
+
+    def __init__(self, pictures: list[D.Picture], stack: np.ndarray, tokens: Tokens, seed: int):
+        self.pictures, self.stack, self.tokens = pictures, stack, tokens
+        self.draw = S.Examples(pictures, seed, S.of_one_hue(pictures, stack))
+
+    def __call__(self, scenes: bool, full: bool = False, count: int = 64) -> Batch:
+        """`full` pads T5's ids as the pipeline does."""
+        examples = [self.draw.scene() if scenes else self.draw.single() for _ in range(count)]
+        captions = [self.draw.caption(e) for e in examples]
+        ids = self.tokens(captions, full=full)
+        shown = torch.stack([S.pixels_of(e, self.stack) for e in examples])
+        several = [e.objects if len(e.objects) > 1 else () for e in examples]
+        if not any(several):
+            return Batch(*ids, shown, (ids[1][:, None, len(CELLS) :] != PAD), shown[:, None])
+        labels = [[self.pictures[i].label for i in objects] for objects in several]
+        words = binding.named(self.tokens, captions, labels, ids[1].shape[1])
+        alone = torch.zeros(count, words.shape[1], *shown.shape[1:])
+        for b, objects in enumerate(several):
+            if objects:
+                alone[b, : len(objects)] = torch.stack([S.pixels_of(S.Example((i,)), self.stack) for i in objects])
+            else:
+                words[b, 0], alone[b, 0] = ids[1][b, len(CELLS) :] != PAD, shown[b]
+        cells = binding.covered(examples) & torch.tensor([bool(o) for o in several]).view(-1, 1, 1)
+        return Batch(*ids, shown, words, alone, cells)
+
+
 @torch.no_grad()
-def fit_heads(model: TextEncoders, codes: Codes, batches: Iterable[tuple[tuple, torch.Tensor]]) -> None:
+def fit_heads(model: TextEncoders, codes: Codes, batches: Iterable[Batch]) -> None:
     """The heads an exported model lacks, by ridge regression from what its encoders say already."""
-    cells, fields, words, pooled, targets = [], [], [], [], []
-    for (clip_ids, t5_ids), shown in batches:
-        out = model.t5(t5_ids, output_hidden_states=True)
-        cells.append(out.last_hidden_state[:, : len(CELLS)].flatten(0, 1))
-        fields.append(F.unfold(shown, PICTURE // GRID, stride=PICTURE // GRID).transpose(1, 2).flatten(0, 1))
-        words.append(model.halfway(out.hidden_states[HALFWAY], t5_ids))
-        pooled.append(model.clip(clip_ids).pooler_output)
-        targets.append(codes(shown))
+    cells, fields, words, known, pooled, targets = [], [], [], [], [], []
+    for batch in batches:
+        read, some = model.read(batch.t5_ids), batch.words.any(-1)
+        cells.append(read.last_hidden_state[:, : len(CELLS)].flatten(0, 1))
+        fields.append(F.unfold(batch.shown, PICTURE // GRID, stride=PICTURE // GRID).transpose(1, 2).flatten(0, 1))
+        words.append(model.halfway(read, batch.words)[some])
+        known.append(codes(batch.alone[some]))
+        pooled.append(model.clip(batch.clip_ids).pooler_output)
+        targets.append(codes(batch.shown))
     fit_linear(model.cell_head, torch.cat(cells), torch.cat(fields), RIDGE)
-    fit_linear(model.word_head, torch.cat(words), torch.cat(targets), RIDGE)
+    fit_linear(model.word_head, torch.cat(words), torch.cat(known), RIDGE)
     fit_linear(model.clip_head, torch.cat(pooled), torch.cat(targets), RIDGE)
 
 
-def losses(model: TextEncoders, codes: Codes, ids: tuple, shown: torch.Tensor, only_t5: bool) -> dict:
-    """{encoder: (loss, R2)} against the captioned pictures (B, 3, PICTURE, PICTURE) in [-1, 1]."""
-    code, out = codes(shown), {}
+def losses(model: TextEncoders, codes: Codes, batch: Batch, only_t5: bool) -> dict[str, tuple[torch.Tensor, float]]:
+    """{part: (loss, R2)}; for the attention to the right object, and the order of objects, a likelihood, not R2."""
+    out, some = {}, batch.words.any(-1)
     with autocast():
-        picture, words = model.picture(ids[1])
-        clip = None if only_t5 else model.code(ids[0])
-    error = F.mse_loss(picture, shown)
-    out["cells"] = 3 * error, 1 - error.item() / shown.var(0).mean().item()
-    for name, value in {"words": words, "clip": clip}.items():
+        read = model.read(batch.t5_ids)
+        picture, words = model.picture(read), model.word_head(model.halfway(read, batch.words)[some])
+        clip = None if only_t5 else model.code(batch.clip_ids)
+    error = F.mse_loss(picture, batch.shown)
+    out["cells"] = 3 * error, 1 - error.item() / batch.shown.var(0).mean().item()
+    for name, value, of in (("words", words, batch.alone[some]), ("clip", clip, batch.shown)):
         if value is not None:
+            code = codes(of)
             out[name] = F.mse_loss(value.float(), code), codes.explained(value.detach(), code)
+    if batch.cells is not None:
+        attention = torch.stack(read.attentions[LOOKING]).mean((0, 2)).float()
+        look = binding.loss_of(attention, batch.words, batch.cells)
+        out["looks"] = BIND * look, math.exp(-look.item())
+        order = binding.order_loss(model.order_head(read.hidden_states[HALFWAY][:, len(CELLS) :]), batch.words)
+        out["order"] = BIND * order, math.exp(-order.item())
     return out
 
 
@@ -262,24 +250,33 @@ def train(args) -> None:
     model.train()
     for part in (model.clip, model.clip_head):
         part.requires_grad_(not args.t5_only)
-    optimiser = MuonAdam(parameter_groups(model, adam=ADAM), LEARNING_RATE)
-    loop, seen = Loop(args, CHECKPOINT, model, optimiser, LEARNING_RATE, decay=0.995, floor=0.01), []
-    draw = S.Examples(pictures, loop.seed, S.of_one_hue(pictures, stack))
-
-    def batch(scenes: bool, full: bool) -> tuple[tuple, torch.Tensor]:
-        examples = [draw.scene() if scenes else draw.single() for _ in range(64)]
-        ids = tokens([draw.caption(e) for e in examples], full=full)
-        return ids, torch.stack([S.pixels_of(e, stack) for e in examples])
-
+    if args.place or not (args.init or args.resume):
+        binding.place(model.t5)
+    optimiser = MuonAdam(groups_of(model), LEARNING_RATE)
+    rate = LEARNING_RATE * (AGAIN if args.init else 1)
+    loop, seen = Loop(args, CHECKPOINT, model, optimiser, rate, decay=0.995, floor=0.01), []
+    batch = Batches(pictures, stack, tokens, loop.seed)
     if args.init and not args.resume and not trained(args.work / CHECKPOINT):
-        fit_heads(model, codes, (batch(k % 3 == 0, full=False) for k in range(HEAD_BATCHES)))
-    for _ in loop:
+        binding.cool(model.t5, batch(scenes=True).t5_ids)
+        fit_heads(model, codes, (batch(k % 3 == 0) for k in range(HEAD_BATCHES)))
+    for step in loop:
         scenes = loop.rng.random() < SCENES
-        ids, shown = batch(scenes, full=loop.rng.random() < 0.15)
-        found = losses(model, codes, ids, shown, args.t5_only)
+        given = batch(scenes, full=loop.rng.random() < 0.15)
+        if step % COOL_EVERY == 0:
+            binding.cool(model.t5, given.t5_ids[:COOL_BY])
+        found = losses(model, codes, given, args.t5_only)
         loop.update(sum(loss for loss, _ in found.values()))
         seen.append((scenes, {name: r2 for name, (_, r2) in found.items()}))
         loop.report(lambda: progress(seen[-100:]))
+
+
+def groups_of(model: TextEncoders) -> list[dict]:
+    """For MuonAdam: matrices, embeddings and vectors, T5's position biases."""
+    positions = [p for name, p in model.named_parameters() if any(part in name for part in POSITIONS)]
+    apart = {id(p) for p in positions}
+    groups = parameter_groups(model, adam=ADAM + POSITIONS)
+    rest = [{**group, "params": [p for p in group["params"] if id(p) not in apart]} for group in groups]
+    return [*rest, {"params": positions, "scale": FASTER}]
 
 
 def progress(seen: list[tuple[bool, dict[str, float]]]) -> str:
@@ -295,6 +292,7 @@ def arguments(argv: list[str] | None = None) -> Namespace:
     """The command line."""
     p = parser(__doc__, 30)
     p.add_argument("--t5-only", action="store_true", help="leave CLIP as it is")
+    p.add_argument("--place", action="store_true", help="set the heads of word order again in a model gone on with")
     return p.parse_args(argv)
 
 

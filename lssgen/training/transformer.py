@@ -31,9 +31,10 @@ from lssgen.training import data as D
 from lssgen.training import latents, placement, text_encoders
 from lssgen.training import scenes as S
 from lssgen.training.common import Loop, MuonAdam, autocast, parameter_groups, parser, prepare
+from lssgen.training.tokens import Tokens, tokens_of
 
 LEARNING_RATE, AGAIN = 3e-3, 0.6  # and the share of it for a model gone on with
-SHARES = (0.75, 0.14, 0.11)  # pictures on white, on other backgrounds, scenes
+SHARES = (0.6, 0.14, 0.26)  # pictures on white, on other backgrounds, scenes
 DROP = 0.1  # captions left empty
 GUIDANCE = {256: 0.55, 512: 0.55, 1024: 0.45}  # by size
 GUIDED_FROM, GUIDED_ABOVE = 0.5, 0.5  # share of the time; sigma
@@ -197,7 +198,7 @@ def told_apart(
 
 
 def loss_of(
-    model: Model, batch: tuple, kind: Kind, tokens: text_encoders.Tokens, rng: random.Random,
+    model: Model, batch: tuple, kind: Kind, tokens: Tokens, rng: random.Random,
     noisy: float = 0.0, guidance: float = 0.0,
 ) -> torch.Tensor:  # fmt: skip
     """Mean squared error of the velocity of each picture (B,); a share `noisy` of them above NOISY_FROM."""
@@ -228,7 +229,7 @@ def start(init: Path | None, work: Path) -> Model:
     return Model(FluxTransformer2DModel.from_pretrained(init / "transformer", torch_dtype=torch.float32), text)
 
 
-def place_heads(model: Model, batches: Batches, tokens: text_encoders.Tokens) -> None:
+def place_heads(model: Model, batches: Batches, tokens: Tokens) -> None:
     """placement.place on four batches at 512 px."""
     shown = [batches(KINDS["512"]) for _ in range(4)]
 
@@ -248,7 +249,7 @@ def train(args) -> None:
     options = {"warmup": 0.02, "flat": 0.3, "floor": 0.01}
     rate = LEARNING_RATE * (AGAIN if args.init else 1)
     loop, seen = Loop(args, CHECKPOINT, model, optimiser, rate, decay=0.995, **options), {}
-    batches, tokens = Batches(args.data, args.work, loop.seed), text_encoders.tokens_of(args.work, args.init)
+    batches, tokens = Batches(args.data, args.work, loop.seed), tokens_of(args.work, args.init)
     if args.place or not (args.init or args.resume):
         place_heads(model, batches, tokens)
     if args.compile:

@@ -11,7 +11,18 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
 from safetensors.torch import load_file
 
-from lssgen.training import autoencoder, common, data, export, latents, scenes, text_encoders, transformer, upsampler
+from lssgen.training import (
+    autoencoder,
+    common,
+    data,
+    export,
+    latents,
+    scenes,
+    text_encoders,
+    tokens,
+    transformer,
+    upsampler,
+)
 from tests import emoji
 
 NAME = "diffusion_pytorch_model.safetensors"
@@ -73,25 +84,40 @@ def test_cell_tokens_predict_their_own_field():
     with torch.no_grad():
         model.cell_head.weight.zero_()
         model.cell_head.bias.copy_(torch.arange(192.0))
-        picture, code = model.picture(torch.arange(70).view(1, -1))
+        picture = model.picture(model.read(torch.arange(70).view(1, -1)))
     assert picture.shape == (1, 3, 64, 64)
     assert torch.equal(picture[0, :, 8:16, 8:16].flatten(), torch.arange(192.0))
-    assert code.shape == (1, text_encoders.CODE)
 
 
 def test_t5_reads_the_cells_before_the_words(folder, tmp_path):
-    text_encoders.save_tokenizers(data.read_captions(folder), tmp_path)
-    _, ids = text_encoders.Tokens(tmp_path)(["flat cat", "a flat red apple"], full=True)
-    assert ids.shape == (2, text_encoders.LENGTH)
-    cells = [text_encoders.Tokens(tmp_path).t5.convert_tokens_to_ids(c) for c in text_encoders.CELLS]
+    tokens.save_tokenizers(data.read_captions(folder), tmp_path)
+    _, ids = tokens.Tokens(tmp_path)(["flat cat", "a flat red apple"], full=True)
+    assert ids.shape == (2, tokens.LENGTH)
+    cells = [tokens.Tokens(tmp_path).t5.convert_tokens_to_ids(c) for c in tokens.CELLS]
     assert ids[0, :64].tolist() == cells
-    assert text_encoders.EOS in ids[0, 64:].tolist()
+    assert tokens.EOS in ids[0, 64:].tolist()
     again = tmp_path / "again"
-    text_encoders.save_tokenizers([], again, init=tmp_path)
-    assert (
-        text_encoders.Tokens(again)(["flat cat"])[1].tolist()
-        == text_encoders.Tokens(tmp_path)(["flat cat"])[1].tolist()
-    )
+    tokens.save_tokenizers([], again, init=tmp_path)
+    assert tokens.Tokens(again)(["flat cat"])[1].tolist() == tokens.Tokens(tmp_path)(["flat cat"])[1].tolist()
+
+
+def test_batches_of_scenes_say_what_each_objects_words_should_know(folder, tmp_path):
+    """Objects of a scene are asked for one by one, a picture of one object as a whole."""
+    pictures = data.read_captions(folder)
+    tokens.save_tokenizers(pictures, tmp_path)
+    stack = data.rasters(folder, tmp_path, pictures, text_encoders.PICTURE, "small")
+    draw = text_encoders.Batches(pictures, stack, tokens.Tokens(tmp_path), seed=0)
+    single, batch = draw(scenes=False, count=3), draw(scenes=True, count=16)
+    assert single.cells is None
+    assert torch.equal(single.alone[:, 0], single.shown)
+    objects = batch.words.any(-1).sum(1)
+    assert {1, 2, 3} <= set(objects.tolist())
+    lone = objects == 1
+    assert torch.equal(batch.alone[lone, 0], batch.shown[lone])
+    assert not batch.cells[lone].any()
+    assert batch.cells[~lone].any(-1).equal(batch.words[~lone].any(-1)), "cells wherever there are words"
+    corner = batch.alone[~lone][:, 0, :, 0, 0]
+    assert (corner == 1).all(), "alone, an object stands on white"
 
 
 def test_packing_and_positions_are_the_stock_pipelines():
@@ -190,7 +216,7 @@ def test_every_part_trains_resumes_exports_and_runs(folder, tmp_path, monkeypatc
     export.main()
     pipe = FluxPipeline.from_pretrained(out, local_files_only=True, dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
-    length = text_encoders.LENGTH
+    length = tokens.LENGTH
     image = pipe("flat cat", height=64, width=64, num_inference_steps=1, max_sequence_length=length).images[0]
     assert image.size == (64, 64)
     assert np.isfinite(np.asarray(image, np.float32)).all()
