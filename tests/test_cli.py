@@ -164,6 +164,8 @@ def test_what_of_a_prompt_is_not_known_is_said(capsys, tiny_folder, tmp_path):
         "ideas": ["apple"],
         "words": ["a", "3d", "apple"],
         "keywords": [],
+        "names": ["apple"],
+        "people": [],
     }
     (folder / "vocabulary.json").write_text(json.dumps({**words, "synonyms": {}}))
     run = ["3d zeppelin apples" if a == "a red apple" else a for a in RUN]

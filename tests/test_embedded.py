@@ -80,9 +80,12 @@ def test_a_plural_draws_what_the_stock_call_draws_of_the_words_it_is_read_as(eng
 def test_the_listed_prompts_are_captions_of_known_words(engine):
     prompts, vocabulary = read_prompts(FOLDER / "prompts.txt"), engine.vocabulary
     assert len(set(prompts)) == 60
-    for prompt in (*prompts, *read().app.examples, read().app.prompt, *vocabulary.ideas):
+    for prompt in (*prompts, *read().app.examples, read().app.prompt):
         assert vocabulary.normalise(prompt) == prompt
         assert vocabulary.unknown(prompt) == []
+    for idea in vocabulary.ideas:
+        assert vocabulary.normalise(f"3d {idea}") == f"3d {idea}"
+        assert vocabulary.unknown(idea) == []
     assert set(read().app.examples) <= set(prompts)
 
 

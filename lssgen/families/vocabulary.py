@@ -117,7 +117,7 @@ class Vocabulary:
     def _as_caption(self, text: str) -> str:
         """Names a style, and puts several objects into the form of captions; not where two styles are named."""
         styles, known = [w for w in WORD.findall(text.lower()) if w in self.styles], self.words | self.keywords
-        if len(styles) > 1 or not any(fold(w) in known for w in WORD.findall(text)):
+        if len(styles) > 1 or not any(len(w) > 1 and fold(w) in known for w in WORD.findall(text)):
             return text
         plain = " ".join(text.split())
         before = BEFORE.match(plain)

@@ -376,7 +376,7 @@ def test_scores_of_an_old_run_are_dropped(studio, session, values, monkeypatch):
 def test_a_surprise_is_a_prompt_the_model_can_draw(studio, session, values, monkeypatch):
     engine = studio.models.get(values["model"])
     assert studio.surprise(session, *values.values())["prompt"] in GENERAL
-    own = Vocabulary(("3d",), (), ("apple", "<b>"), frozenset(), frozenset(), {})
+    own = Vocabulary(("3d",), (), ("apple", "<b>"), *[frozenset()] * 4, {})
     monkeypatch.setattr(engine, "vocabulary", own)
     for prompt, other in (("3d apple", "3d <b>"), ("3d <b>", "3d apple")):
         outputs = studio.surprise(session, *{**values, "prompt": prompt}.values())
