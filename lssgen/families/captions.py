@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 WORD = re.compile(r"[^\W_]+")  # as the tokenizer splits: "t-rex" is two words
-ARTICLE = re.compile(r"(?:an?|the) ", re.IGNORECASE)
+ARTICLE = re.compile(r"^(?:an?|the) ", re.IGNORECASE)
 SETTING = re.compile(r" (?:on|at|in|under) ", re.IGNORECASE)  # before the background or the place
 BETWEEN = re.compile(r" ?, ?(?:and )?| (?:and|with|beside|next to) | (above) ", re.IGNORECASE)
 COUNTS = {"two": 2, "2": 2, "three": 3, "3": 3}
@@ -60,22 +60,16 @@ def _objects(
     first, _, rest = text.partition(" ")
     if first.lower() in COUNTS and is_name(rest):
         return (rest,) * COUNTS[first.lower()], False
-    parts = [ARTICLE.sub("", part, count=1) if ARTICLE.match(part) else part for part in _split(text)]
+    pieces = BETWEEN.split(text)  # between two parts "above" or None
+    parts = tuple(ARTICLE.sub("", part) for part in pieces[::2])
     if 1 < len(parts) <= MOST and all(map(is_name, parts)):
-        above = len(parts) == 2 and bool(BETWEEN.search(text)[1])
-        return tuple(parts), above
+        return parts, len(parts) == 2 and bool(pieces[1])
     words = text.split(" ")
     for k in range(min(len(words), LONGEST) - 1, 0, -1):
         one, other = " ".join(words[:k]), " ".join(words[k:])
         if is_name(one) and is_name(other) and may_lead(one):
             return (one, other), False
     return None
-
-
-def _split(text: str) -> list[str]:
-    ends = [(found.start(), found.end()) for found in BETWEEN.finditer(text)]
-    starts = [0, *(end for _, end in ends)]
-    return [text[a:b] for a, b in zip(starts, [*(start for start, _ in ends), len(text)], strict=True)]
 
 
 def put_together(said: Said, style: str) -> str:

@@ -71,11 +71,14 @@ class Vocabulary:
 
     def unknown(self, prompt: str) -> list[str]:
         """The words, as they were written, that stood in no caption; single letters and numbers are passed over."""
-        known = self.words | self.keywords
-        found = (
-            w for w in WORD.findall(_composed(prompt)) if len(w) > 1 and not w.isnumeric() and fold(w) not in known
-        )
-        return list(dict.fromkeys(found))
+        words = WORD.findall(_composed(prompt))
+        return list(dict.fromkeys(w for w in words if len(w) > 1 and not w.isnumeric() and not self._knows(w)))
+
+    def _knows(self, word: str) -> bool:
+        return fold(word) in self.words or fold(word) in self.keywords
+
+    def _styles_of(self, text: str) -> list[str]:
+        return [word for word in WORD.findall(text.lower()) if word in self.styles]
 
     def normalise(self, prompt: str) -> str:
         """The prompt in the captions' own terms; unchanged where it is in them already.
@@ -101,7 +104,7 @@ class Vocabulary:
 
     def _style_first(self, text: str) -> str:
         """Only where one style is named, once, behind something: two may belong to two objects, or to a name."""
-        styles = [w for w in WORD.findall(text.lower()) if w in self.styles]
+        styles = self._styles_of(text)
         if len(styles) != 1:
             return text
         style, plain = styles[0], " ".join(text.split())
@@ -116,8 +119,8 @@ class Vocabulary:
 
     def _as_caption(self, text: str) -> str:
         """Names a style, and puts several objects into the form of captions; not where two styles are named."""
-        styles, known = [w for w in WORD.findall(text.lower()) if w in self.styles], self.words | self.keywords
-        if len(styles) > 1 or not any(len(w) > 1 and fold(w) in known for w in WORD.findall(text)):
+        styles = self._styles_of(text)
+        if len(styles) > 1 or not any(len(w) > 1 and self._knows(w) for w in WORD.findall(text)):
             return text
         plain = " ".join(text.split())
         before = BEFORE.match(plain)

@@ -84,7 +84,8 @@ def named(tokens: Tokens, captions: Sequence[str], labels: Sequence[Sequence[str
     for b, (caption, of) in enumerate(zip(captions, labels, strict=True)):
         for k, (start, end) in enumerate(spans(caption, of)):
             for at, (first, last) in enumerate(offsets[b][:length]):
-                out[b, k, at] = start <= first < last <= end
+                if start <= first < last <= end:
+                    out[b, k, at] = True
     return out[..., len(CELLS) :]
 
 

@@ -92,13 +92,21 @@ class MuonAdam(Optimizer):
         return (m / (1 - betas[0] ** n)) / ((v / (1 - betas[1] ** n)).sqrt() + 1e-8)
 
 
-def parameter_groups(module: nn.Module, adam: tuple[str, ...] = (), adam_scale: float = 1.0) -> list[dict]:
-    """Muon for weights of two or more dimensions, Adam for the rest and for names that contain one of `adam`."""
-    muon, other = [], []
+def parameter_groups(
+    module: nn.Module, adam: tuple[str, ...] = (), adam_scale: float = 1.0, scales: dict[str, float] | None = None
+) -> list[dict]:
+    """Muon for weights of two or more dimensions, Adam for the rest and for names that contain one of `adam`.
+
+    Names that contain a key of `scales` are for Adam too, each key with a scale of the learning rate of its own.
+    """
+    muon, other, own = [], [], {key: [] for key in scales or {}}
     for name, p in module.named_parameters():
         if p.requires_grad:
-            (muon if p.ndim >= 2 and not any(a in name for a in adam) else other).append(p)
-    return [{"params": muon, "muon": True}, {"params": other, "scale": adam_scale}]
+            key = next((key for key in own if key in name), None)
+            matrix = p.ndim >= 2 and not any(a in name for a in adam)
+            (own[key] if key else muon if matrix else other).append(p)
+    scaled = [{"params": own[key], "scale": scale} for key, scale in (scales or {}).items()]
+    return [{"params": muon, "muon": True}, {"params": other, "scale": adam_scale}, *scaled]
 
 
 class Average:

@@ -50,7 +50,8 @@ SAMPLES = 8000  # pictures the principal components are computed from
 SCENES = 0.5  # share of batches that show scenes
 HEAD_BATCHES, RIDGE = 30, 1e-3  # what the heads of a model gone on with are fitted to
 BIND, LOOKING = 1.0, slice(HALFWAY, None)  # weight of what binds words to objects; layers whose attention it sees
-ADAM, POSITIONS, FASTER = ("embed", "shared"), ("relative",), 10.0  # T5's few position biases need longer steps
+ADAM = ("embed", "shared")
+SCALES = {"relative": 10.0}  # of the learning rate: T5's few position biases need longer steps
 CHECKPOINT = "text"
 
 
@@ -73,6 +74,7 @@ class TextEncoders(nn.Module):
                 decoder_start_token_id=PAD, tie_word_embeddings=False, is_encoder_decoder=False, use_cache=False,
             )
         )  # fmt: skip
+        self.t5.set_attn_implementation("eager")  # the only one that gives its attention
         self.clip_head = nn.Linear(WIDTH, CODE)
         self.word_head = nn.Linear(WIDTH, CODE)
         self.cell_head = nn.Linear(WIDTH, 3 * (PICTURE // GRID) ** 2)
@@ -89,7 +91,6 @@ class TextEncoders(nn.Module):
 
     def read(self, t5_ids: torch.Tensor) -> BaseModelOutput:
         """T5's states after every layer, and its attention."""
-        self.t5.set_attn_implementation("eager")  # the only one that gives its attention
         return self.t5(t5_ids, output_hidden_states=True, output_attentions=True)
 
     def picture(self, read: BaseModelOutput) -> torch.Tensor:
@@ -252,7 +253,7 @@ def train(args) -> None:
         part.requires_grad_(not args.t5_only)
     if args.place or not (args.init or args.resume):
         binding.place(model.t5)
-    optimiser = MuonAdam(groups_of(model), LEARNING_RATE)
+    optimiser = MuonAdam(parameter_groups(model, adam=ADAM, scales=SCALES), LEARNING_RATE)
     rate = LEARNING_RATE * (AGAIN if args.init else 1)
     loop, seen = Loop(args, CHECKPOINT, model, optimiser, rate, decay=0.995, floor=0.01), []
     batch = Batches(pictures, stack, tokens, loop.seed)
@@ -268,15 +269,6 @@ def train(args) -> None:
         loop.update(sum(loss for loss, _ in found.values()))
         seen.append((scenes, {name: r2 for name, (_, r2) in found.items()}))
         loop.report(lambda: progress(seen[-100:]))
-
-
-def groups_of(model: TextEncoders) -> list[dict]:
-    """For MuonAdam: matrices, embeddings and vectors, T5's position biases."""
-    positions = [p for name, p in model.named_parameters() if any(part in name for part in POSITIONS)]
-    apart = {id(p) for p in positions}
-    groups = parameter_groups(model, adam=ADAM + POSITIONS)
-    rest = [{**group, "params": [p for p in group["params"] if id(p) not in apart]} for group in groups]
-    return [*rest, {"params": positions, "scale": FASTER}]
 
 
 def progress(seen: list[tuple[bool, dict[str, float]]]) -> str:

@@ -19,7 +19,7 @@ from lssgen.training.scenes import HUES, Examples
 DRAWS = 5000  # of captions, to meet every word of their grammar
 PEOPLE = "people-body"
 LEFT_OUT = (PEOPLE, "symbols")
-STYLES = ("glossy", "flat", "3d")  # the first where a prompt names none
+STYLE = "glossy"  # where a prompt names none
 SYNONYMS = {"shiny": "glossy", "2d": "flat", "gray": "grey"}
 
 
@@ -39,7 +39,7 @@ def vocabulary(pictures: list[D.Picture]) -> Vocabulary:
             styles.setdefault(picture.label, set()).add(picture.style)
     every = {p.style for p in pictures}
     return Vocabulary(
-        styles=STYLES,
+        styles=(STYLE, *(style for style in D.STYLES if style != STYLE)),
         backgrounds=tuple(D.COLOURS),
         ideas=tuple(sorted(label for label, its in styles.items() if its == every)),
         names=frozenset(name_of(p.label) for p in pictures),

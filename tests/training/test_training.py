@@ -170,6 +170,14 @@ def test_bfloat16_only_where_it_is_faster():
     assert out.dtype == (torch.bfloat16 if common.bfloat16_pays() else torch.float32)
 
 
+def test_parameters_with_a_scale_of_their_own_are_in_no_other_group():
+    model = torch.nn.ModuleDict({"relative": torch.nn.Embedding(5, 2), "head": torch.nn.Linear(2, 3)})
+    matrices, rest, relative = common.parameter_groups(model, scales={"relative": 10.0})
+    assert matrices == {"params": [model["head"].weight], "muon": True}
+    assert rest == {"params": [model["head"].bias], "scale": 1.0}
+    assert relative == {"params": [model["relative"].weight], "scale": 10.0}
+
+
 def test_heads_fitted_to_an_exported_model_recover_a_linear_map():
     torch.manual_seed(0)
     true, fitted, x = torch.nn.Linear(5, 3), torch.nn.Linear(5, 3), torch.randn(200, 5)
