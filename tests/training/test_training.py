@@ -139,28 +139,44 @@ def test_kept_tokens_are_distinct_and_as_many_as_asked(count, window):
             assert (rows.max() - rows.min() + 1) * (columns.max() - columns.min() + 1) == count, "one square"
 
 
-def test_guidance_moves_the_target_of_captioned_noisy_pictures_only():
-    """A model that says 1 with a caption, 0 without, guided by g, errs as one that says 1 - g errs unguided."""
-    captions = ["flat cat", "", "flat house", "a 3d cat"] * 4
-    batch, kind = (torch.randn(16, 16, 16, 16), captions), transformer.Kind("256", 256, 64, 16)
+def test_guidance_moves_the_target_of_noisy_pictures_with_named_objects_only():
+    """A model that says 1 for an object, 5 for a background, guided by g, errs as one that says 1 - g errs unguided."""
+    bare = ["", "on a teal background"] * 8
+    captions = [f"{said} {b}".strip() for said, b in zip(["flat cat", "", "", "a 3d house"] * 4, bare, strict=True)]
+    batch, kind = (torch.randn(16, 16, 16, 16), captions, bare), transformer.Kind("256", 256, 64, 16)
     sigma = []
 
-    def tokens(captions: list[str], full: bool) -> list[bool]:
-        return [bool(c) for c in captions]
+    def tokens(captions: list[str], full: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        objects = torch.tensor([bool({"cat", "house"} & set(c.split())) for c in captions])
+        return objects, torch.tensor(["teal" in c for c in captions])
 
     def loss(says: float, guidance: float) -> torch.Tensor:
         def model(x, s, ids, words):
             sigma.append(s)
-            return (says * torch.tensor(words)).view(-1, 1, 1).expand(x.shape)
+            return (says * words[0] + 5.0 * words[1]).view(-1, 1, 1).expand(x.shape)
 
         torch.manual_seed(0)
         return transformer.loss_of(model, batch, kind, tokens, random.Random(0), guidance=guidance)
 
     plain, guided, less = loss(1.0, 0.0), loss(1.0, 0.4), loss(0.6, 0.0)
-    moved = torch.tensor([bool(c) for c in captions]) & (sigma[0] > transformer.GUIDED_ABOVE)
-    assert 0 < moved.sum() < 12, "pictures on both sides of the limit"
+    moved = tokens(captions, full=True)[0] & (sigma[0] > transformer.GUIDED_ABOVE)
+    assert 0 < moved.sum() < 8, "pictures on both sides of the limit"
     assert torch.equal(guided != plain, moved)
     torch.testing.assert_close(guided[moved], less[moved], atol=1e-5, rtol=0)
+
+
+def test_captions_left_empty_still_name_the_background(folder, tmp_path, monkeypatch):
+    """What guidance takes away must know the background, or its colour is driven out of the autoencoder's range."""
+    examples = [scenes.Example((0,)), scenes.Example((0, 1), "teal"), scenes.Example((2,), "night")]
+    monkeypatch.setattr(transformer.latents, "load", lambda work, size: (np.zeros((3, 16, 4, 4)), examples))
+    np.save(tmp_path / "latents_1024u.npy", np.zeros((3, 16, 4, 4)))
+    monkeypatch.setattr(transformer, "DROP", 0.5)
+    _, captions, bare = transformer.Batches(folder, tmp_path, seed=0)(transformer.Kind("512", 512, 16, 300))
+    assert set(bare) == {"", "on a teal background", "at night"}
+    assert all(c.endswith(b) for c, b in zip(captions, bare, strict=True))
+    left = [b for c, b in zip(captions, bare, strict=True) if c == b]
+    assert set(left) == set(bare)
+    assert 100 < len(left) < 200
 
 
 def test_bfloat16_only_where_it_is_faster():
