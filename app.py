@@ -42,6 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     except SpacefileError as error:
         print(error, file=sys.stderr)
         return 1
+    named = args.model not in (None, config.model)
     config = replace(config, model=args.model or config.model, allow_paths=config.allow_paths and is_private(args.host))
 
     print("LSSGen Studio is starting …", flush=True)
@@ -55,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1
-    config = fitting(config, models.own(), steps=args.model is not None)
+    config = fitting(config, models.own(), named=named)
     page = build_ui(models, config).queue(max_size=config.queue)
     try:
         check_address(args.host, args.port or 0)

@@ -20,6 +20,7 @@ from lssgen.request import (
     check_whole,
 )
 from lssgen.spacefile import AppConfig, Bounds
+from lssgen.ui.ideas import GENERAL
 
 NAMES = (
     "prompt",
@@ -108,12 +109,24 @@ def default_request(config: AppConfig) -> GenerationRequest:
     )
 
 
-def fitting(config: AppConfig, engine: Engine | None, *, steps: bool) -> AppConfig:
-    """The page's defaults for its own model: an upsampler it has and, where `steps`, the steps it wants."""
+def fitting(config: AppConfig, engine: Engine | None, *, named: bool) -> AppConfig:
+    """The page's defaults for its own model.
+
+    Args:
+        config: the Spacefile's.
+        engine: the model's; None if it cannot be read.
+        named: the model is another than the Spacefile's, so its steps and prompts are not meant for it either: the
+            model's own steps and, unless it has captions of its own, prompts for any model take their place.
+    """
     if engine is None:
         return config
-    upsampler = "pixel" if config.upsampler == "learned" and not engine.has_upsampler else config.upsampler
-    return replace(config, upsampler=upsampler, steps=steps_for(config, engine) if steps else config.steps)
+    if config.upsampler == "learned" and not engine.has_upsampler:
+        config = replace(config, upsampler="pixel")
+    if not named:
+        return config
+    if not engine.vocabulary:
+        config = replace(config, prompt=GENERAL[0], examples=GENERAL[1 : 1 + len(config.examples)])
+    return replace(config, steps=steps_for(config, engine))
 
 
 def steps_for(config: AppConfig, engine: Engine) -> Bounds:

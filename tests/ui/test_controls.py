@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from lssgen.engine import Engine
 from lssgen.families.table import Settings
 from lssgen.request import MAX_PROMPT
-from lssgen.ui.controls import NAMES, default_request, model_choices, model_from, request_from
+from lssgen.ui.controls import NAMES, default_request, fitting, model_choices, model_from, request_from
 
 PLAIN, GUIDED = Settings("plain", guidance_scale=None, takes_negative=False), Settings("guided")
 
@@ -16,6 +17,18 @@ PLAIN, GUIDED = Settings("plain", guidance_scale=None, takes_negative=False), Se
 def test_untouched_controls_give_the_default_request(config, values):
     request = request_from({**values, "prompt": config.prompt}, config, PLAIN)
     assert request == default_request(config)
+
+
+def test_a_model_named_in_place_of_the_spacefiles_gets_prompts_and_steps_of_its_own(config, tiny_engine):
+    """Emoji captions suit the embedded model alone."""
+    hosted, named = (fitting(config, tiny_engine, named=which) for which in (False, True))
+    assert (hosted.prompt, hosted.examples, hosted.steps) == (config.prompt, config.examples, config.steps)
+    assert not {config.prompt, *config.examples} & {named.prompt, *named.examples}
+    assert len(named.examples) == len(config.examples)
+    assert named.steps.default == tiny_engine.settings.steps
+    own_words = fitting(config, Engine("embedded", "cpu"), named=True)
+    assert (own_words.prompt, own_words.examples) == (config.prompt, config.examples)
+    assert fitting(config, None, named=True) == config, "a model that cannot be read"
 
 
 def test_the_values_fixture_names_every_control(values):
