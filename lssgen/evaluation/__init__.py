@@ -1,1 +1,3 @@
 """Measures of the embedded model: `python -m lssgen eval-embedded`."""
+
+PARTS = ("alignment", "latents", "spectrum")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from lssgen.engine import Engine
-from lssgen.evaluation import alignment, asked, spectrum
+from lssgen.evaluation import PARTS, alignment, asked, spectrum
 from lssgen.evaluation.asked import Asked, share_of
 from lssgen.evaluation.nearest import Gallery
 from lssgen.events import ArmFailed, ArmFinished
@@ -66,8 +66,16 @@ class Painter:
         raise RuntimeError(f"{one.text!r}: the run ended without a picture")
 
 
-def evaluate(engine: Engine, data: Path, request: GenerationRequest, work: Path, share: float, say: Say) -> dict:
-    """The whole report, JSON-ready.
+def evaluate(
+    engine: Engine,
+    data: Path,
+    request: GenerationRequest,
+    work: Path,
+    share: float,
+    say: Say,
+    parts: Collection[str] = PARTS,
+) -> dict:
+    """The report, JSON-ready.
 
     Args:
         engine: of a model that the captions of `data` were trained on.
@@ -76,6 +84,7 @@ def evaluate(engine: Engine, data: Path, request: GenerationRequest, work: Path,
         work: folder for pictures, made if missing.
         share: of the fixed prompts and pictures, in (0, 1]; the first ones are taken.
         say: told what is being done.
+        parts: of `PARTS`, what to measure: "alignment", "latents" (autoencoder and upsampler), "spectrum".
 
     Raises:
         ValueError: for a share outside (0, 1], missing data, or a work folder of other weights or settings.
@@ -87,7 +96,6 @@ def evaluate(engine: Engine, data: Path, request: GenerationRequest, work: Path,
     engine.plan(request)
     claim(work, engine, request)
     draw = Painter(engine, request, work)
-    gallery = Gallery(pictures, D.rasters(data, work, pictures, S.THUMB, f"rgba_{S.THUMB}"))
     report: dict[str, Any] = {
         "model": engine.settings.name,
         "side": request.height,
@@ -95,13 +103,16 @@ def evaluate(engine: Engine, data: Path, request: GenerationRequest, work: Path,
         "steps": request.steps,
         "share": share,
     }
-    report["alignment"] = {}
-    for name, sigma in (("native", NATIVE), ("lssgen", SIGMA)):
-        say(f"alignment, {name}")
-        report["alignment"][name] = aligned(pictures, gallery, partial(draw, sigma), share)
-    say("reconstruction and upsampler")
-    report |= latents_measured(engine, data, pictures, work, share, say)
-    report["spectrum"] = spectra(data, pictures, draw, request.height, share, say)
+    if "alignment" in parts:
+        gallery = Gallery(pictures, D.rasters(data, work, pictures, S.THUMB, f"rgba_{S.THUMB}"))
+        report["alignment"] = {}
+        for name, sigma in (("native", NATIVE), ("lssgen", SIGMA)):
+            say(f"alignment, {name}")
+            report["alignment"][name] = aligned(pictures, gallery, partial(draw, sigma), share)
+    if "latents" in parts:
+        report |= latents_measured(engine, data, pictures, work, share, say)
+    if "spectrum" in parts:
+        report["spectrum"] = spectra(data, pictures, draw, request.height, share, say)
     return report
 
 

@@ -57,6 +57,15 @@ def test_nothing_is_drawn_twice(report, folder, work, monkeypatch):
     assert main(command(folder, work, "--share", "0.01", "--json")) == 0
 
 
+def test_one_part_alone(report, folder, work, capsys):
+    assert main(command(folder, work, "--share", "0.01", "--only", "spectrum", "--json")) == 0
+    alone = json.loads(capsys.readouterr().out)
+    assert alone["spectrum"] == report["spectrum"]
+    assert "alignment" not in alone
+    assert "upsampler" not in alone
+    assert text(alone).startswith("spectrum, native")
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
