@@ -58,7 +58,7 @@ def _lay_out(pairs: list[tuple[str, Image.Image, Image.Image]]) -> Image.Image:
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
     for i, (prompt, *pictures) in enumerate(pairs):
         x, y = GAP + i % columns * (TILE + GAP), GAP + i // columns * (height + GAP)
-        draw.text((x, y), shorten(prompt, 42, placeholder=" …"), fill="#222222", font=font)
+        draw.text((x, y), _label(prompt, font), fill="#222222", font=font)
         for k, (name, picture) in enumerate(zip(("native", "LSSGen"), pictures, strict=True)):
             top = y + LABEL + k * (TILE + GAP // 2)
             small = picture.copy()
@@ -66,3 +66,9 @@ def _lay_out(pairs: list[tuple[str, Image.Image, Image.Image]]) -> Image.Image:
             sheet.paste(small, (x, top))
             draw.text((x + 6, top + TILE - 20), name, fill="#777777", font=font)
     return sheet
+
+
+def _label(prompt: str, font: ImageFont.FreeTypeFont) -> str:
+    """The prompt, cut after a word where it is wider than a tile."""
+    cuts = (shorten(prompt, length, placeholder=" …") for length in range(len(prompt), 0, -1))
+    return next(cut for cut in cuts if font.getlength(cut) <= TILE)
