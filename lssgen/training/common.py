@@ -13,6 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.optim import Optimizer
 
+from lssgen.hub import brief
+
 NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
@@ -36,11 +38,14 @@ def autocast() -> torch.autocast:
     return torch.autocast("cpu", torch.bfloat16, enabled=bfloat16_pays())
 
 
-def orthogonalise(g: torch.Tensor, steps: int = 5) -> torch.Tensor:
-    """Newton-Schulz quintic iteration: the nearest semi-orthogonal matrix to g, about (Muon, Jordan 2024)."""
+def orthogonalise(g: torch.Tensor, steps: int = 5, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """Newton-Schulz quintic iteration: the nearest semi-orthogonal matrix to g, about (Muon, Jordan 2024).
+
+    It is done in `dtype`; in bfloat16 where that pays if there is none.
+    """
     a, b, c = NS_COEFFICIENTS
     x = g / (g.norm() + 1e-7)
-    x = x.bfloat16() if bfloat16_pays() else x
+    x = x.to(dtype or (torch.bfloat16 if bfloat16_pays() else g.dtype))
     wide = x.size(0) <= x.size(1)
     x = x if wide else x.T
     for _ in range(steps):
@@ -53,10 +58,17 @@ class MuonAdam(Optimizer):
     """Muon for matrices and convolutions (flattened to out x rest), Adam for everything else.
 
     torch.optim.Muon takes 2-D weights only; most of the autoencoder is 4-D. Muon updates are scaled by
-    0.2 sqrt(max(out, in)) so that one learning rate fits both kinds (Moonshot's rule).
+    0.2 sqrt(max(out, in)) so that one learning rate fits both kinds (Moonshot's rule). `dtype`: see `orthogonalise`.
     """
 
-    def __init__(self, groups: Iterable[dict], lr: float, betas: tuple[float, float] = (0.9, 0.97)):
+    def __init__(
+        self,
+        groups: Iterable[dict],
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.97),
+        dtype: torch.dtype | None = None,
+    ):
+        self.dtype = dtype
         super().__init__(groups, {"lr": lr, "muon": False, "weight_decay": 0.0, "betas": betas, "scale": 1.0})
 
     @torch.no_grad()
@@ -73,13 +85,12 @@ class MuonAdam(Optimizer):
                     p.mul_(1 - lr * group["weight_decay"])
                 p.add_(update, alpha=-lr)
 
-    @staticmethod
-    def _muon(p: torch.Tensor, state: dict) -> torch.Tensor:
+    def _muon(self, p: torch.Tensor, state: dict) -> torch.Tensor:
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(p)
         m = state["momentum"].lerp_(p.grad, 0.05)
         g = p.grad.lerp(m, 0.95).flatten(1)
-        return orthogonalise(g).mul_(0.2 * math.sqrt(max(g.shape))).view_as(p)
+        return orthogonalise(g, dtype=self.dtype).mul_(0.2 * math.sqrt(max(g.shape))).view_as(p)
 
     @staticmethod
     def _adam(p: torch.Tensor, state: dict, betas: tuple[float, float]) -> torch.Tensor:
@@ -181,14 +192,17 @@ def save_checkpoint(path: Path, module: nn.Module, average: Average, optimiser: 
 
 
 def load_checkpoint(path: Path, module: nn.Module, average: Average, optimiser: Optimizer) -> dict:
-    """Restores what save_checkpoint stored, returns the numbers."""
+    """Restores what save_checkpoint stored, returns the numbers. Raises ValueError if they cannot be used."""
     if not path.with_suffix(".pt").is_file():
         raise ValueError(f"nothing to resume: {path.with_suffix('.pt')} does not exist")
-    tensors = load_file(path.with_suffix(".safetensors"))
-    module.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
+    try:
+        tensors = load_file(path.with_suffix(".safetensors"))
+        numbers = torch.load(path.with_suffix(".pt"), map_location="cpu", weights_only=True)
+        module.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
+        optimiser.load_state_dict(numbers.pop("optimiser"))
+    except Exception as error:  # safetensors, pickle and zip files each raise their own kinds
+        raise ValueError(f"nothing to resume: the checkpoint {path}.* cannot be read ({brief(error)})") from error
     average.weights = {k[8:]: v for k, v in tensors.items() if k.startswith("average.")}
-    numbers = torch.load(path.with_suffix(".pt"), weights_only=True)
-    optimiser.load_state_dict(numbers.pop("optimiser"))
     average.steps = numbers.pop("average_steps")
     return numbers
 

@@ -23,7 +23,7 @@ from lssgen.training.vaes import Vae
 from lssgen.upsampler import LatentUpsampler
 
 SIDE = 512  # pixels of the square measured on
-RATIOS = (1.25, 1.5, 2.0, 3.0, 4.0)
+RATIOS, MOST = (1.25, 1.5, 2.0, 3.0, 4.0), 16.0
 CEILING, PLAIN = "encode-decode", ("bicubic", "nearest", "pixel")
 Upsample = Callable[[torch.Tensor, int, int], torch.Tensor]
 
@@ -67,9 +67,11 @@ def checkpoint(folder: Path, vae: Vae) -> LatentUpsampler:
     if not (folder / "config.json").is_file():
         raise ValueError(f"no upsampler at {folder} (it has no config.json); name a LatentUpsampler's folder")
     try:
-        model = LatentUpsampler.from_pretrained(folder, local_files_only=True)
+        model, found = LatentUpsampler.from_pretrained(folder, local_files_only=True, output_loading_info=True)
     except Exception as error:  # diffusers and safetensors each raise their own kinds
         raise ValueError(f"the upsampler at {folder} cannot be loaded ({brief(error)})") from error
+    if found["missing_keys"]:
+        raise ValueError(f"the upsampler at {folder} cannot be loaded (its file lacks {found['missing_keys'][0]})")
     channels, its = model.config.in_channels, model.config.get("vae")
     if channels != vae.channels:
         raise ValueError(f"the upsampler at {folder} is for {channels} latent channels; this VAE has {vae.channels}")
@@ -102,11 +104,11 @@ def evaluate(
         progress: told after each picture.
 
     Raises:
-        ValueError: if there is no picture, or one is unreadable or too small, or a ratio is not above 1.
+        ValueError: if there is no picture, or one is unreadable or too small, or a ratio cannot be measured.
     """
     ratios, paths = tuple(ratios), list(paths)
-    if not ratios or min(ratios) <= 1:
-        raise ValueError(f"the ratios are {list(ratios)}; each must be above 1, such as 2")
+    if not ratios or not all(1 < ratio <= MOST for ratio in ratios):
+        raise ValueError(f"the ratios are {list(ratios)}; each must be above 1 and at most {MOST:g}, such as 2")
     if not paths:
         raise ValueError("no picture is left to measure on; lower --every, or name another folder")
     device = device or torch.device("cpu")
@@ -116,14 +118,18 @@ def evaluate(
     for number, path in enumerate(paths):
         true = _square(path, side, vae).to(device)
         latents = vae.encode(true)
+        ceiling = _decoded(vae, latents)
         for ratio in ratios:
             small = _smaller(true.shape[-1], ratio, vae.multiple)
+            exact = true.shape[-1] / small
             low = vae.encode(photos.shrink(true, small, small))
-            whole = (lambda z, h, w, latents=latents: latents) if ratio == ratios[0] else None
-            for name, upsample in ((CEILING, whole), *methods.items()):
-                if upsample:
-                    got = _measured(vae, true, low, tuple(latents.shape[-2:]), upsample, ratio, device)
-                    found.setdefault((name, ratio), []).append(got)
+            found.setdefault((CEILING, ratio), []).append([*_values(ceiling, true, exact), 0.0])
+            for name, upsample in methods.items():
+                if number == 0 and device.type != "cpu":  # once untimed: a GPU's first call sets up its kernels
+                    upsample(low, *latents.shape[-2:])
+                enlarged, milliseconds = _timed(upsample, low, tuple(latents.shape[-2:]), device)
+                values = _values(_decoded(vae, enlarged), true, exact)
+                found.setdefault((name, ratio), []).append([*values, milliseconds])
         progress(f"{number + 1} of {len(paths)} pictures")
     counts = {name: sum(p.numel() for p in model.parameters()) for name, model in learned.items()}
     return [_row(name, ratio, rows, counts.get(name, 0)) for (name, ratio), rows in found.items()]
@@ -142,7 +148,11 @@ def _square(path: Path, side: int, vae: Vae) -> torch.Tensor:
 
 
 def _smaller(side: int, ratio: float, multiple: int) -> int:
-    return max(1, round(side / ratio / multiple)) * multiple
+    """The side, `ratio` times smaller, that the autoencoder takes. Raises ValueError if it is none or the same."""
+    small = round(side / ratio / multiple) * multiple
+    if not 0 < small < side:
+        raise ValueError(f"the ratio {ratio:g} makes {small} px of {side}; {side / (side - multiple):.3g} is the least")
+    return small
 
 
 def _plain(vae: Vae, name: str) -> Upsample:
@@ -158,20 +168,29 @@ def _plain(vae: Vae, name: str) -> Upsample:
 
 
 @torch.no_grad()
-def _measured(
-    vae: Vae, true: torch.Tensor, low: torch.Tensor, size: tuple[int, int], upsample: Upsample, ratio: float,
-    device: torch.device,
-) -> list[float]:  # fmt: skip
-    """[psnr, ssim, spectrum error, energy ratio, red, green, blue shift, milliseconds] of one picture."""
+def _timed(
+    upsample: Upsample, low: torch.Tensor, size: tuple[int, int], device: torch.device
+) -> tuple[torch.Tensor, float]:
+    """The enlarged latents, and the milliseconds that took."""
     _wait(device)
     start = time.perf_counter()
     latents = upsample(low, *size)
     _wait(device)
-    milliseconds = (time.perf_counter() - start) * 1000
-    made, true = vae.decode(latents).clamp(-1.0, 1.0) * 0.5 + 0.5, true * 0.5 + 0.5
+    return latents, (time.perf_counter() - start) * 1000
+
+
+@torch.no_grad()
+def _decoded(vae: Vae, latents: torch.Tensor) -> torch.Tensor:
+    """A picture in [0, 1]."""
+    return vae.decode(latents).clamp(-1.0, 1.0) * 0.5 + 0.5
+
+
+def _values(made: torch.Tensor, true: torch.Tensor, ratio: float) -> list[float]:
+    """[psnr, ssim, spectrum error, energy ratio, red, green, blue shift] of one picture in [0, 1], true in [-1, 1]."""
+    true = true * 0.5 + 0.5
     values = [measures.psnr(made, true), measures.ssim(made, true), measures.spectrum_error(made, true)]
     values += [measures.energy_ratio(made, true, ratio), *measures.colour_shift(made, true)[0]]
-    return [*(float(value) for value in values), milliseconds]
+    return [float(value) for value in values]
 
 
 def _wait(device: torch.device) -> None:

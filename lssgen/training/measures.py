@@ -52,12 +52,14 @@ def energy_ratio(made: torch.Tensor, true: torch.Tensor, ratio: float) -> torch.
     That is from half its Nyquist frequency, 1 / (4 ratio) of a cycle for each pixel, to the whole of it. Less than 1 is
     blurred, more than 1 over-sharpened.
     """
+    return band_energy(made, ratio) / band_energy(true, ratio).clamp_min(1e-12)
+
+
+def band_energy(picture: torch.Tensor, ratio: float) -> torch.Tensor:
+    """Energy of the luma in the octave that `energy_ratio` compares, its mean over frequencies: (B,)."""
+    power, radius = _power(picture)
     top = 0.5 / ratio
-    energy = []
-    for picture in (made, true):
-        power, radius = _power(picture)
-        energy.append((power * ((radius > top / 2) & (radius <= top))).sum((1, 2)))
-    return energy[0] / energy[1].clamp_min(1e-12)
+    return power[:, (radius > top / 2) & (radius <= top)].mean(1)
 
 
 def colour_shift(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:

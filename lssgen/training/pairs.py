@@ -21,6 +21,7 @@ from lssgen.training.vaes import Vae
 SMALLEST_SCALE = 0.3  # of a picture before it is cut
 BLURRED, BLUR = 0.1, (0.3, 0.6)  # share of small pictures blurred, and by how many pixels
 POOL = 1024  # encoded crops kept
+CHOICE = 3  # crops of which the most detailed is kept
 DETAIL = 0.25  # share of the detail beyond interpolation that the target latents have
 
 
@@ -32,19 +33,23 @@ class Crops:
         self._weights = photos.weights()
 
     def __call__(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """(3, side, side) and (3, side / 2, side / 2) in [-1, 1].
+        """(3, side, side) and (3, side / 2, side / 2) in [-1, 1]: of CHOICE crops the one with the most detail, since
+        sky and blur teach little.
 
         Raises:
             ValueError: if so many pictures turned out broken that fewer than LEAST are left.
         """
+        crop = max((self._next() for _ in range(CHOICE)), key=detail)
+        return crop, self._half(crop)
+
+    def _next(self) -> torch.Tensor:
+        """A crop of any picture that is not broken."""
         while True:
             index = self.rng.choices(range(len(self._weights)), self._weights)[0]
             try:
-                crop = self._cut(index)
+                return self._cut(index)
             except BROKEN:
                 self._leave_out(index)
-                continue
-            return crop, self._half(crop)
 
     def _cut(self, index: int) -> torch.Tensor:
         """A crop at a random scale, flipped at random."""
@@ -78,6 +83,11 @@ class Crops:
         left = sum(weight > 0 for weight in self._weights)
         if left < LEAST:
             raise ValueError(f"{self.photos.broken} pictures are broken and {left} are left; {LEAST} are needed")
+
+
+def detail(pixels: torch.Tensor) -> float:
+    """Mean step from one pixel of (3, H, W) to the next."""
+    return float(pixels.diff(dim=1).abs().mean() + pixels.diff(dim=2).abs().mean())
 
 
 def softened(whole: torch.Tensor, half: torch.Tensor) -> torch.Tensor:

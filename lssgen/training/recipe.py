@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+import os
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from lssgen.training.common import bfloat16_pays
 from lssgen.upsampler import LatentUpsampler
 
 SETTINGS = "training.json"
 PRECISIONS = ("no", "bf16", "fp16")
 SIZES = {  # name: widths for so many latent channels. All blocks but the last two work at the small size
-    "small": lambda channels: (72 if channels >= 16 else 36,) * 5,  # 524,392 parameters for 16, 128,812 for 4
+    "small": lambda channels: (72 if channels >= 16 else 36,) * 5,  # 524,392 parameters for 16, 128,704 for 4
     "large": lambda channels: (128 if channels >= 16 else 112,) * 8,  # 2.5 M parameters for 16, 1.9 M for 4
 }
 
@@ -83,6 +86,18 @@ def recall(out: Path) -> Training:
         ) from error
 
 
+def resumed(kept: Training, given: dict[str, Any]) -> Training:
+    """A training as it was but for what is given now. Raises ValueError for another network."""
+    for name in ("size", "init"):
+        if given.get(name, getattr(kept, name)) != getattr(kept, name):
+            raise ValueError(
+                f"{name} is {given[name]!r}, but what is resumed was begun with {getattr(kept, name)!r}; leave it out, "
+                "or begin in another folder"
+            )
+    timed = {"steps": 0} if "minutes" in given else {}
+    return replace(kept, **(timed | given))
+
+
 def build(size: str, channels: int, name: str) -> LatentUpsampler:
     """A new upsampler of one of SIZES for the latent space called `name`.
 
@@ -96,5 +111,10 @@ def build(size: str, channels: int, name: str) -> LatentUpsampler:
 
 
 def best_precision() -> str:
-    """bf16 on a GPU that has it, else no: convolutions in bf16 are many times slower on most CPUs."""
-    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
+    """bf16 where it is the faster, which it is on few processors, else no.
+
+    Several processes without a GPU take no: each would measure for itself, and all must take the same.
+    """
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+    return "bf16" if os.environ.get("WORLD_SIZE", "1") == "1" and bfloat16_pays() else "no"

@@ -49,7 +49,7 @@ def _training_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, help="(0)")
     parser.add_argument("--size", help="small (the default) or large, up to 3 M parameters")
     parser.add_argument("--init", metavar="DIR", help="a LatentUpsampler's folder to start from, in place of --size")
-    parser.add_argument("--mixed-precision", dest="precision", metavar="no|bf16|fp16", help="on a GPU bf16, else no")
+    parser.add_argument("--mixed-precision", dest="precision", metavar="no|bf16|fp16", help="if left out the faster")
     parser.add_argument("--pixels-from", type=float, help="share of the training after which pixels count (0.5)")
     parser.add_argument(
         "--resume", action="store_true", help="go on from --out, by its own settings where none is given"
@@ -59,15 +59,15 @@ def _training_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from dataclasses import fields, replace
+    from dataclasses import fields
 
-    from lssgen.training.recipe import Training, best_precision, recall
+    from lssgen.training.recipe import Training, best_precision, recall, resumed
     from lssgen.training.train_upsampler import train
 
     names = [field.name for field in fields(Training)]
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if args.resume:
-        asked = replace(recall(args.out), **given)
+        asked = resumed(recall(args.out), given)
     elif args.vae is None or args.images is None:
         raise ValueError("--vae and --images are needed, or --resume")
     else:

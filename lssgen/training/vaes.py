@@ -88,7 +88,7 @@ def load(where: str, *, is_tiny: bool = False, key: str = "", device: torch.devi
     device = device or torch.device("cpu")
     if is_tiny:
         path = Path(where).expanduser()
-        return Vae(tiny.load(path), key or tiny.KEYS.get(path.name, ""), device)
+        return _checked(tiny.load(path), key or tiny.KEYS.get(path.name, ""), device, path)
     found = remote.named(where)
     folder = remote.autoencoder(found) if found else Path(where).expanduser()
     inner = next((f for f in (folder / "vae", folder) if (f / "config.json").is_file()), None)
@@ -96,7 +96,24 @@ def load(where: str, *, is_tiny: bool = False, key: str = "", device: torch.devi
         hint = "name an autoencoder's or a pipeline's folder or hub id, or add --tiny for a pair of TAESD's files"
         raise ValueError(f"no autoencoder at {folder} (it has no config.json, nor has its vae/); {hint}")
     row = known(found.repo) if found else known_by_name(folder.name)
-    return Vae(_model(inner), key or _own_key(folder) or (row.vae if row else ""), device)
+    return _checked(_model(inner), key or _own_key(folder) or (row.vae if row else ""), device, inner)
+
+
+def _checked(model: torch.nn.Module, name: str, device: torch.device, path: Path) -> Vae:
+    """The autoencoder, if its latents are as large and as deep as its configuration says: those of a kind with patches
+    or statistics of its own would be misread in silence. Raises ValueError."""
+    kind = type(model).__name__
+    try:
+        vae = Vae(model, name, device)
+        side = 4 * vae.multiple
+        found = tuple(vae.encode(torch.zeros(1, 3, side, side, device=device)).shape)
+    except (LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"the {kind} at {path} is of no kind that can be used here ({brief(error)})") from error
+    if found != (1, vae.channels, side // vae.factor, side // vae.factor):
+        raise ValueError(
+            f"the {kind} at {path} is of no kind that can be used here: {side} x {side} px become {found[1:]}"
+        )
+    return vae
 
 
 def _model(folder: Path) -> torch.nn.Module:

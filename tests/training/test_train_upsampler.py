@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from PIL import Image, ImageDraw
 
 from lssgen.__main__ import main
-from lssgen.training import eval_upsampler, measures, pairs, photos, train_upsampler, vaes
+from lssgen.training import eval_upsampler, measures, pairs, photos, recipe, train_upsampler, vaes
 from lssgen.training.recipe import Training, build, recall
 from lssgen.upsampler import LatentUpsampler
+from tests.families import tiny as pipelines
 from tests.families.tiny import tiny_vae
 from tests.training.test_vaes import tiny_pair
 
@@ -76,6 +81,18 @@ def small(monkeypatch):
     monkeypatch.setattr(train_upsampler, "FIRST", 2)
 
 
+def toy_trainer(images: Path, vae_folder: Path, out: Path) -> train_upsampler.Trainer:
+    """One of a small network, its pool filled."""
+    training = Training(vae=str(vae_folder), images=str(images), pixels_from=0.0, batch=4)
+    vae, found = vaes.load(str(vae_folder)), photos.find(images, 64)
+    torch.manual_seed(0)
+    model = build("small", 4, "toy")
+    trainer = train_upsampler.Trainer(training, out, Accelerator(), vae, model, found, resume=False, say=print)
+    trainer._encode(8)
+    trainer.deviation = trainer.pool.deviation()
+    return trainer
+
+
 def run(*arguments: object) -> int:
     return main([str(a) for a in arguments])
 
@@ -117,11 +134,112 @@ def test_resuming_at_the_end_changes_nothing(trained, tmp_path):
     assert all(torch.equal(stored[key], again[key]) for key in stored)
 
 
+def test_resuming_keeps_network_and_latents(trained, tmp_path, capsys):
+    out = shutil.copytree(trained, tmp_path / "out")
+    weights = (out / "diffusion_pytorch_model.safetensors").read_bytes()
+    resume = ["train-upsampler", "--resume", "--out", out, "--steps", 3]
+    assert "begun with 'small'" in refusal(capsys, *resume, "--size", "large")
+    assert "begun with ''" in refusal(capsys, *resume, "--init", trained)
+    assert "of 'toy'; these are of 'other'" in refusal(capsys, *resume, "--key", "other")
+    assert (out / "diffusion_pytorch_model.safetensors").read_bytes() == weights
+    assert recipe.resumed(recall(out), {"minutes": 3.0}).steps == 0
+    assert recipe.resumed(recall(out), {"minutes": 3.0, "steps": 5}).steps == 5
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "pt"])
+def test_a_torn_checkpoint_is_refused(trained, tmp_path, capsys, ending):
+    out = shutil.copytree(trained, tmp_path / "out")
+    path = out / f"checkpoint.{ending}"
+    path.write_bytes(path.read_bytes()[:500])
+    assert "nothing to resume" in refusal(capsys, "train-upsampler", "--resume", "--out", out, "--steps", 3)
+
+
+def test_a_training_is_not_written_over(trained, images, vae_folder, capsys):
+    again = ["train-upsampler", "--vae", vae_folder, "--images", images, "--out", trained, *SMALL]
+    assert "add --resume" in refusal(capsys, *again)
+
+
 def test_it_starts_from_another_upsampler(trained, images, vae_folder, tmp_path):
-    options = ["--vae", vae_folder, "--images", images, "--out", tmp_path, "--init", trained, *SMALL]
+    options = ["--vae", vae_folder, "--images", images, "--out", tmp_path, "--init", trained, *SMALL, "--seed", 5]
     assert run("train-upsampler", *options, "--learning-rate", 1e-9) == 0
     stored, again = (LatentUpsampler.from_pretrained(folder).state_dict() for folder in (trained, tmp_path))
     torch.testing.assert_close(stored, again, atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["flux2", "sana", "qwen-image", "tiny"])
+def test_it_trains_for_any_kind_of_autoencoder(kind, images, tmp_path):
+    """FLUX.2's patches, AutoencoderDC, a video autoencoder, TAESD's files; in bfloat16, too."""
+    options = ["--tiny"]
+    if kind == "tiny":
+        where = tiny_pair(tmp_path, channels=4)
+    else:
+        where, options = tmp_path / "vae", []
+        pipelines.build(kind).vae.save_pretrained(where)
+    options += ["--images", images, "--out", tmp_path / "out", *SMALL, "--mixed-precision", "bf16"]
+    assert run("train-upsampler", "--vae", where, *options) == 0
+    model = LatentUpsampler.from_pretrained(tmp_path / "out")
+    assert model.config.in_channels == vaes.load(str(where), is_tiny=kind == "tiny").channels
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+def test_half_the_amplitude_is_an_energy_error_of_a_half():
+    true = 2 * torch.rand(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(train_upsampler.energy_error(true / 2, true), torch.tensor(0.5), atol=0.04, rtol=0)
+    assert train_upsampler.energy_error(true, true) == 0
+    flat = torch.zeros(2, 3, 48, 48)
+    noise = 0.01 * torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+    assert train_upsampler.energy_error(flat + noise, flat) < 0.5, "no division by nothing"
+
+
+def test_the_window_decoded_is_that_of_the_true_pixels(images, vae_folder, tmp_path):
+    """By an autoencoder whose latents are the picture's means."""
+    trainer = toy_trainer(images, vae_folder, tmp_path)
+    pixels = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    trainer.vae.decode = lambda z: torch.nn.functional.interpolate(z, scale_factor=4.0)
+    for _ in range(5):
+        shown, true = trainer._window(torch.nn.functional.avg_pool2d(pixels, 4), pixels)
+        assert shown.shape == true.shape == (2, 3, 32, 32)
+        torch.testing.assert_close(torch.nn.functional.avg_pool2d(true, 4), shown[..., ::4, ::4])
+
+
+def test_losses_fall_on_one_batch(images, vae_folder, tmp_path):
+    trainer = toy_trainer(images, vae_folder, tmp_path)
+    batch = trainer.pool.draw(trainer.rng, 4)
+    trainer.pool.draw = lambda *_: batch
+    before = trainer.losses(*batch, decoded=True)
+    for _ in range(40):
+        trainer._update(0.5)
+    after = trainer.losses(*batch, decoded=True)
+    assert set(before) == {"latents", "pixels", "energy"}
+    assert after["latents"] < 0.9 * before["latents"]
+    assert after["pixels"] < before["pixels"]
+
+
+def test_the_latents_to_learn_have_a_share_of_the_detail():
+    whole = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    half = photos.shrink(whole, 8, 8)
+    enlarged = torch.nn.functional.interpolate(half, size=16, mode="bicubic", antialias=True).clamp(-1, 1)
+    expected = (1 - pairs.DETAIL) * enlarged + pairs.DETAIL * whole
+    torch.testing.assert_close(pairs.softened(whole, half), expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.slow
+def test_two_processes_train_together(images, vae_folder, tmp_path):
+    """They save while they train, end together, and leave one upsampler."""
+    code = (
+        "import sys; from lssgen.training import train_upsampler as t; t.SIDE, t.FIRST, t.SAVE_SECONDS = 64, 2, 0.2;"
+        "from lssgen.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    )
+    (tmp_path / "run.py").write_text(code)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", tmp_path / "run.py"]
+    launch += ["train-upsampler", "--json"]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1"}
+    options = ["--vae", vae_folder, "--images", images, "--out", tmp_path / "out", "--steps", 60, "--batch", 2]
+    done = subprocess.run(
+        [str(a) for a in launch + options], capture_output=True, text=True, timeout=300, env=environment
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout)["steps"] == 60
 
 
 def test_logs_are_tensorboards(images, vae_folder, tmp_path, monkeypatch):
@@ -147,7 +265,8 @@ def test_wrong_channels_and_folders_are_refused(trained, images, tmp_path, capsy
     assert "add --tiny" in refusal(capsys, "train-upsampler", "--vae", tmp_path, "--images", images, *out)
     assert "no folder" in refusal(capsys, "train-upsampler", *eight[:2], "--images", tmp_path / "no", *out)
     assert "no upsampler" in refusal(capsys, "eval-upsampler", *eight, "--checkpoint", tmp_path)
-    assert "above 1" in refusal(capsys, "eval-upsampler", *eight, "--ratios", 1)
+    for ratio, hint in ((1, "above 1"), ("nan", "above 1"), (1.001, "is the least"), (17, "at most 16")):
+        assert hint in refusal(capsys, "eval-upsampler", *eight, "--ratios", ratio)
     assert "at least 1 and 0" in refusal(capsys, "eval-upsampler", *eight, "--every", 0)
 
 
@@ -216,13 +335,24 @@ def test_a_crop_and_its_half_show_the_same(images):
         assert (again - crop).abs().mean() < 0.5 * (again.flip(2) - crop).abs().mean() + 0.02
 
 
+def test_of_some_crops_the_most_detailed_is_kept(tmp_path, monkeypatch):
+    for k in range(8):
+        Image.new("RGB", (96, 96), (k, 0, 0)).save(tmp_path / f"flat{k}.png")
+        drawing(k, 96).save(tmp_path / f"drawn{k}.png")
+    crops = pairs.Crops(photos.find(tmp_path, 64), 0)
+    monkeypatch.setattr(pairs, "CHOICE", 10)
+    assert all(pairs.detail(crops()[0]) > 0 for _ in range(10))
+    monkeypatch.setattr(pairs, "CHOICE", 1)
+    assert any(pairs.detail(crops()[0]) == 0 for _ in range(10))
+
+
 def test_evaluation_gives_every_method_at_every_ratio(trained, images, vae_folder, capsys):
     options = ["--vae", vae_folder, "--images", images, "--checkpoint", trained, "--ratios", 1.5, 2, 3]
     assert run("eval-upsampler", *options, "--every", 9, "--limit", 2, "--json") == 0
     result = json.loads(capsys.readouterr().out)
     rows = {(row["method"], row["ratio"]): row for row in result["rows"]}
-    methods = ("bicubic", "nearest", "pixel", str(trained))
-    assert set(rows) == {(m, r) for m in methods for r in (1.5, 2.0, 3.0)} | {("encode-decode", 1.5)}
+    methods = ("encode-decode", "bicubic", "nearest", "pixel", str(trained))
+    assert set(rows) == {(m, r) for m in methods for r in (1.5, 2.0, 3.0)}
     assert result["pictures"] == 2
     learned = rows[str(trained), 2.0]
     assert learned["parameters"] == sum(p.numel() for p in LatentUpsampler.from_pretrained(trained).parameters())

@@ -116,6 +116,22 @@ def test_only_autoencoders_are_loaded(tiny_folder, tmp_path):
         vaes.load(str(tmp_path))
 
 
+def test_latents_of_another_size_than_told_are_refused(tmp_path):
+    """Such as those of kinds with patches of their own."""
+    from diffusers import AutoencoderKLWan, AutoencoderOobleck
+
+    torch.manual_seed(0)
+    patched = {"base_dim": 3, "z_dim": 4, "dim_mult": [1, 1], "num_res_blocks": 1, "temperal_downsample": [False]}
+    patched |= {"latents_mean": [0.0] * 4, "latents_std": [1.0] * 4, "in_channels": 12, "out_channels": 12}
+    AutoencoderKLWan(**patched, patch_size=2).save_pretrained(tmp_path / "patched")
+    with pytest.raises(ValueError, match=r"AutoencoderKLWan at .*of no kind that can be used here"):
+        vaes.load(str(tmp_path / "patched"))
+    audio = {"encoder_hidden_size": 4, "downsampling_ratios": [2], "decoder_channels": 4, "decoder_input_channels": 4}
+    AutoencoderOobleck(**audio, channel_multiples=[1]).save_pretrained(tmp_path / "audio")
+    with pytest.raises(ValueError, match=r"AutoencoderOobleck at .*of no kind that can be used here"):
+        vaes.load(str(tmp_path / "audio"))
+
+
 @pytest.mark.parametrize("inside", ["", "vae"])
 def test_the_hub_gives_an_autoencoder_and_no_more(inside, tmp_path, monkeypatch):
     folder = tmp_path / "repo"
