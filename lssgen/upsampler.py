@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
+from lssgen.hub import brief
 from lssgen.latents import resize
 
 
@@ -138,3 +141,23 @@ class LatentUpsampler(ModelMixin, ConfigMixin):
         while enlarged.shape[-2] < height or enlarged.shape[-1] < width:
             enlarged = self(enlarged)
         return resize(enlarged.to(latents.dtype), height, width, "bicubic")
+
+
+def load_upsampler(
+    folder: Path, dtype: torch.dtype = torch.float32, device: torch.device | None = None
+) -> LatentUpsampler:
+    """The upsampler of a folder, ours or of the published layout, ready to be used; on the CPU by default.
+
+    Raises:
+        ValueError: if it cannot be loaded, or its file lacks a weight.
+    """
+    try:
+        model, found = LatentUpsampler.from_pretrained(
+            folder, dtype=dtype, local_files_only=True, output_loading_info=True
+        )
+        lacking = found["missing_keys"]
+        if not lacking:
+            return model.to(device or torch.device("cpu")).eval()
+    except Exception as error:  # diffusers and safetensors each raise their own kinds
+        raise ValueError(f"the upsampler at {folder} cannot be loaded ({brief(error)})") from error
+    raise ValueError(f"the upsampler at {folder} cannot be loaded (its file lacks {lacking[0]})")

@@ -6,9 +6,9 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
-from lssgen.upsampler import LatentUpsampler
+from lssgen.upsampler import LatentUpsampler, load_upsampler
 
 
 @pytest.mark.parametrize(("channels", "widths", "parameters"), [(16, (128, 64), 557_648), (4, (64, 32), 136_356)])
@@ -146,3 +146,14 @@ def test_refusals():
         LatentUpsampler(act_fn="relu")
     with pytest.raises(ValueError, match="4 channels"):
         LatentUpsampler().upsample(torch.randn(1, 4, 8, 8), 16, 16)
+
+
+def test_a_file_that_lacks_a_weight_is_refused_by_its_name(tmp_path):
+    local().save_pretrained(tmp_path)
+    assert load_upsampler(tmp_path, torch.bfloat16).dtype == torch.bfloat16
+    path = tmp_path / "diffusion_pytorch_model.safetensors"
+    state = load_file(path)
+    del state["upsampler.conv_out.bias"]
+    save_file(state, path, {"format": "pt"})
+    with pytest.raises(ValueError, match=r"its file lacks upsampler\.conv_out\.bias"):
+        load_upsampler(tmp_path)

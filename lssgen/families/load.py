@@ -23,7 +23,7 @@ from lssgen.families.previewers import fetch_decoder, previewer
 from lssgen.families.remote import named, variant_of, weights
 from lssgen.families.table import ModelError
 from lssgen.hub import Progress, brief
-from lssgen.upsampler import LatentUpsampler
+from lssgen.upsampler import LatentUpsampler, load_upsampler
 
 
 def fetch(model: str, place: Placement, progress: Progress | None = None) -> Path:
@@ -90,9 +90,7 @@ def free_memory() -> None:
 
 
 def _upsampler(folder: Path | None, place: Placement) -> LatentUpsampler | None:
-    if folder is None:
-        return None
     try:
-        return LatentUpsampler.from_pretrained(folder, dtype=place.dtype, local_files_only=True).to(place.device).eval()
-    except Exception as error:
-        raise ModelError(f"the upsampler at {folder} cannot be loaded ({brief(error)})") from error
+        return load_upsampler(folder, place.dtype, place.device) if folder else None
+    except ValueError as error:
+        raise ModelError(str(error)) from error

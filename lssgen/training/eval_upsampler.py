@@ -16,14 +16,13 @@ from typing import Any
 
 import torch
 
-from lssgen.hub import brief
 from lssgen.latents import resize
-from lssgen.training import measures, photos
+from lssgen.training import RATIOS, measures, photos
 from lssgen.training.vaes import Vae
-from lssgen.upsampler import LatentUpsampler
+from lssgen.upsampler import LatentUpsampler, load_upsampler
 
 SIDE = 512  # pixels of the square measured on
-RATIOS, MOST = (1.25, 1.5, 2.0, 3.0, 4.0), 16.0
+MOST = 16.0  # of the ratios
 CEILING, PLAIN = "encode-decode", ("bicubic", "nearest", "pixel")
 Upsample = Callable[[torch.Tensor, int, int], torch.Tensor]
 
@@ -66,18 +65,13 @@ def checkpoint(folder: Path, vae: Vae) -> LatentUpsampler:
     """
     if not (folder / "config.json").is_file():
         raise ValueError(f"no upsampler at {folder} (it has no config.json); name a LatentUpsampler's folder")
-    try:
-        model, found = LatentUpsampler.from_pretrained(folder, local_files_only=True, output_loading_info=True)
-    except Exception as error:  # diffusers and safetensors each raise their own kinds
-        raise ValueError(f"the upsampler at {folder} cannot be loaded ({brief(error)})") from error
-    if found["missing_keys"]:
-        raise ValueError(f"the upsampler at {folder} cannot be loaded (its file lacks {found['missing_keys'][0]})")
+    model = load_upsampler(folder)
     channels, its = model.config.in_channels, model.config.get("vae")
     if channels != vae.channels:
         raise ValueError(f"the upsampler at {folder} is for {channels} latent channels; this VAE has {vae.channels}")
     if its and vae.name and its != vae.name:
         raise ValueError(f"the upsampler at {folder} is for the latents of {its!r}; these are of {vae.name!r}")
-    return model.float().eval()
+    return model
 
 
 def evaluate(
@@ -118,7 +112,7 @@ def evaluate(
     for number, path in enumerate(paths):
         true = _square(path, side, vae).to(device)
         latents = vae.encode(true)
-        ceiling = _decoded(vae, latents)
+        size, ceiling = tuple(latents.shape[-2:]), _decoded(vae, latents)
         for ratio in ratios:
             small = _smaller(true.shape[-1], ratio, vae.multiple)
             exact = true.shape[-1] / small
@@ -126,8 +120,8 @@ def evaluate(
             found.setdefault((CEILING, ratio), []).append([*_values(ceiling, true, exact), 0.0])
             for name, upsample in methods.items():
                 if number == 0 and device.type != "cpu":  # once untimed: a GPU's first call sets up its kernels
-                    upsample(low, *latents.shape[-2:])
-                enlarged, milliseconds = _timed(upsample, low, tuple(latents.shape[-2:]), device)
+                    _timed(upsample, low, size, device)
+                enlarged, milliseconds = _timed(upsample, low, size, device)
                 values = _values(_decoded(vae, enlarged), true, exact)
                 found.setdefault((name, ratio), []).append([*values, milliseconds])
         progress(f"{number + 1} of {len(paths)} pictures")

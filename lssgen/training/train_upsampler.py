@@ -5,8 +5,8 @@ of the small network, so encoded crops are kept in a pool that is renewed crop b
 the L1 of the latents in units of their deviation (to which latents, `lssgen.training.pairs` says). In the second part
 a window of each is decoded besides, for the logarithm of the mean squared error to the *true* picture's pixels, which
 is the PSNR, and for the energy in the top octave that the small picture carries: the best PSNR alone is blurred. That
-makes a step four times as long, puts the colours right and wins most. A little noise goes onto the input, since sampled
-latents are not encoded photographs.
+makes a step several times as long, puts the colours right and wins most. A little noise goes onto the input, since
+sampled latents are not encoded photographs.
 
 accelerate brings device, mixed precision and several processes, whose gradients are averaged and of which the main one
 writes. OUT holds what is needed to go on: the upsampler's folder of averaged weights, training.json, a checkpoint.
@@ -230,7 +230,8 @@ def train(
     facts = {"training": asdict(training), "vae": vae.name, "parameters": sum(p.numel() for p in model.parameters())}
     say(f"{facts['parameters']:,} parameters on {accelerator.device}, latents of {vae.name or 'an unnamed VAE'}")
     if accelerator.is_main_process:
-        model.save_config(out)
+        if not resume:  # there other processes read it
+            model.save_config(out)
         _write(out, facts)
     if log:
         accelerator.init_trackers("upsampler")

@@ -8,7 +8,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-RATIOS = (1.25, 1.5, 2.0, 3.0, 4.0)
+from lssgen.training import RATIOS
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:

@@ -169,14 +169,11 @@ def test_it_starts_from_another_upsampler(trained, images, vae_folder, tmp_path)
 @pytest.mark.parametrize("kind", ["flux2", "sana", "qwen-image", "tiny"])
 def test_it_trains_for_any_kind_of_autoencoder(kind, images, tmp_path):
     """FLUX.2's patches, AutoencoderDC, a video autoencoder, TAESD's files; in bfloat16, too."""
-    options = ["--tiny"]
-    if kind == "tiny":
-        where = tiny_pair(tmp_path, channels=4)
-    else:
-        where, options = tmp_path / "vae", []
+    where = tiny_pair(tmp_path, channels=4) if kind == "tiny" else tmp_path / "vae"
+    if kind != "tiny":
         pipelines.build(kind).vae.save_pretrained(where)
-    options += ["--images", images, "--out", tmp_path / "out", *SMALL, "--mixed-precision", "bf16"]
-    assert run("train-upsampler", "--vae", where, *options) == 0
+    options = ["--images", images, "--out", tmp_path / "out", *SMALL, "--mixed-precision", "bf16"]
+    assert run("train-upsampler", "--vae", where, *options, *(["--tiny"] if kind == "tiny" else [])) == 0
     model = LatentUpsampler.from_pretrained(tmp_path / "out")
     assert model.config.in_channels == vaes.load(str(where), is_tiny=kind == "tiny").channels
     assert all(p.isfinite().all() for p in model.parameters())
@@ -233,7 +230,12 @@ def test_two_processes_train_together(images, vae_folder, tmp_path):
     (tmp_path / "run.py").write_text(code)
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", tmp_path / "run.py"]
     launch += ["train-upsampler", "--json"]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "ACCELERATE_USE_CPU": "true",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "OMP_NUM_THREADS": "1",
+    }
     options = ["--vae", vae_folder, "--images", images, "--out", tmp_path / "out", "--steps", 60, "--batch", 2]
     done = subprocess.run(
         [str(a) for a in launch + options], capture_output=True, text=True, timeout=300, env=environment
