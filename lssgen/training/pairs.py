@@ -9,7 +9,10 @@ crop has beyond it.
 from __future__ import annotations
 
 import random
+import threading
 from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 from PIL import Image, ImageFilter
@@ -23,13 +26,14 @@ BLURRED, BLUR = 0.1, (0.3, 0.6)  # share of small pictures blurred, and by how m
 POOL = 1024  # encoded crops kept
 CHOICE = 3  # crops of which the most detailed is kept
 DETAIL = 0.25  # share of the detail beyond interpolation that the target latents have
+AHEAD = 2  # crops begun for each thread before they are asked for
 
 
 class Crops:
-    """Random square crops of pictures, each with the same crop at half the size."""
+    """Random square crops of pictures, each with the same crop at half the size. Threads may share it."""
 
     def __init__(self, photos: Photos, seed: int) -> None:
-        self.photos, self.rng = photos, random.Random(seed)
+        self.photos, self.rng, self._lock = photos, random.Random(seed), threading.Lock()
         self._weights = photos.weights()
 
     def __call__(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -78,9 +82,10 @@ class Crops:
 
     def _leave_out(self, index: int) -> None:
         """Never draw a broken picture again."""
-        self._weights[index] = 0.0
-        self.photos.broken += 1
-        left = sum(weight > 0 for weight in self._weights)
+        with self._lock:
+            self.photos.broken += self._weights[index] > 0
+            self._weights[index] = 0.0
+            left = sum(weight > 0 for weight in self._weights)
         if left < LEAST:
             raise ValueError(f"{self.photos.broken} pictures are broken and {left} are left; {LEAST} are needed")
 
@@ -96,19 +101,48 @@ def softened(whole: torch.Tensor, half: torch.Tensor) -> torch.Tensor:
     return enlarged + DETAIL * (whole - enlarged)
 
 
-class Pool:
-    """Encoded crops, the oldest dropped for new ones."""
+class Ahead:
+    """What `make` returns, again and again: made in threads before it is asked for, or without threads when it is."""
 
-    def __init__(self, crops: Crops, vae: Vae, device: torch.device) -> None:
-        self._crops, self._vae, self._device = crops, vae, device
+    def __init__(self, make: Callable[[], tuple[torch.Tensor, torch.Tensor]], threads: int) -> None:
+        self._make, self._depth = make, AHEAD * threads
+        self._threads = ThreadPoolExecutor(threads) if threads else None
+        self._begun: deque[Future] = deque()
+
+    def take(self, count: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """So many, oldest first; raises what `make` raised."""
+        if self._threads is None:
+            return [self._make() for _ in range(count)]
+        while len(self._begun) < count + self._depth:
+            self._begun.append(self._threads.submit(self._make))
+        return [self._begun.popleft().result() for _ in range(count)]
+
+    def close(self) -> None:
+        """Leave what was begun."""
+        if self._threads is not None:
+            self._threads.shutdown(cancel_futures=True)
+
+
+class Pool:
+    """Encoded crops, the oldest dropped for new ones.
+
+    Args:
+        crops: cuts the pictures.
+        vae: encodes them, on `device`.
+        threads: that cut ahead of need; 0 cuts when needed.
+    """
+
+    def __init__(self, crops: Crops, vae: Vae, device: torch.device, threads: int = 0) -> None:
+        self._ahead, self._vae, self._device = Ahead(crops, threads), vae, device
         self._kept: deque[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = deque(maxlen=POOL)
 
     def add(self, count: int) -> None:
-        """Encode so many new crops."""
-        for _ in range(count):
-            whole, half = (pixels[None].to(self._device) for pixels in self._crops())
-            stored = ((whole + 1.0) * 127.5).round().byte()
-            self._kept.append((self._vae.encode(half), self._vae.encode(softened(whole, half)), stored))
+        """Encode so many new crops together."""
+        columns = zip(*self._ahead.take(count), strict=True)
+        whole, half = (torch.stack(column).to(self._device) for column in columns)
+        stored = ((whole + 1.0) * 127.5).round().byte()
+        low, high = self._vae.encode(half), self._vae.encode(softened(whole, half))
+        self._kept.extend(zip(low.split(1), high.split(1), stored.split(1), strict=True))
 
     def draw(self, rng: random.Random, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Latents of half the size (B, C, h, w), those to learn (B, C, 2h, 2w), pixels (B, 3, H, W) in [-1, 1]."""
@@ -120,3 +154,7 @@ class Pool:
         """Of each channel of the latents: (1, C, 1, 1)."""
         high = torch.cat([row[1] for row in self._kept])
         return high.std((0, 2, 3), keepdim=True).clamp_min(1e-4)
+
+    def close(self) -> None:
+        """End the threads."""
+        self._ahead.close()

@@ -3,10 +3,10 @@
 Pairs are encodings of a crop at a random scale and of the same crop at half its size. Encoding costs more than a step
 of the small network, so encoded crops are kept in a pool that is renewed crop by crop as training goes on. The loss is
 the L1 of the latents in units of their deviation (to which latents, `lssgen.training.pairs` says). In the second part
-a window of each is decoded besides, for the logarithm of the mean squared error to the *true* picture's pixels, which
-is the PSNR, and for the energy in the top octave that the small picture carries: the best PSNR alone is blurred. That
-makes a step several times as long, puts the colours right and wins most. A little noise goes onto the input, since
-sampled latents are not encoded photographs.
+they are decoded besides, for losses to the *true* picture's pixels (`lssgen.training.losses`): a step takes several
+times as long, colours come right, and most is won. A GPU decodes whole crops; a processor a window of each, since more
+pictures teach more than larger windows do. A little noise goes onto the input, since sampled latents are not encoded
+photographs.
 
 accelerate brings device, mixed precision and several processes, whose gradients are averaged and of which the main one
 writes. OUT holds what is needed to go on: the upsampler's folder of averaged weights, training.json, a checkpoint.
@@ -22,16 +22,14 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import broadcast, is_tensorboard_available
 
 from lssgen.hub import brief
-from lssgen.training import measures, photos, vaes
+from lssgen.training import losses, photos, vaes
 from lssgen.training.common import (
     Average,
     MuonAdam,
@@ -50,12 +48,12 @@ from lssgen.upsampler import LatentUpsampler
 
 CHECKPOINT = "checkpoint"
 SIDE, LATENT_SIDE = 256, 16  # of a crop: pixels, and latent pixels at least
-FIRST, RENEW_EVERY = 12, 2  # batches of crops encoded at the start; steps between one eighth of a batch more
+FIRST = 12  # batches of crops encoded at the start
+RENEW_EVERY, RENEWED = 2, 8  # steps of a processor between such a part of a batch more; a GPU takes it at each
 WINDOW, MARGIN = 12, 2  # latent pixels of a decoded window's side, and of its edge that is not compared
-FLAT_ERROR, FLAT_AMPLITUDE = 1e-4, 1e-2  # added, squared error and amplitude, so that flat pictures count no more
 NOISE = 0.05  # of the input, at most, in units of the latents' deviation
-WEIGHTS = {"latents": 0.1, "pixels": 1.0, "energy": 0.15}  # of the losses
 DECAY, FLOOR = 0.995, 0.01  # of the averaged weights; of the learning rate
+THREADS = 4  # that cut crops while a GPU trains
 EVERY, SAVE_SECONDS, HELD_OUT = 25, 180, 6  # steps between reports, seconds between checkpoints, pictures at most
 Say = Callable[[str], None]
 
@@ -90,27 +88,30 @@ class Trainer:
         seed = training.seed + self.step + 1_000_003 * accelerator.process_index
         self.rng = random.Random(seed)
         torch.manual_seed(seed)
-        self.pool = Pool(Crops(found, seed), vae, accelerator.device)
-        self.seen: dict[str, deque[float]] = {}  # the last losses
+        self.on_gpu = accelerator.device.type != "cpu"
+        self.pool = Pool(Crops(found, seed), vae, accelerator.device, THREADS if self.on_gpu else 0)
+        self.seen: dict[str, deque[torch.Tensor]] = {}  # the last losses
 
     def run(self) -> None:
         """Train."""
         self.start = time.monotonic() - self.spent
-        self._encode(FIRST * self.training.batch)
+        for _ in range(FIRST):
+            self._encode(self.training.batch)
         self.deviation = self.pool.deviation()
         if not self.deviation.isfinite().all():
             raise ValueError("the autoencoder's latents are not finite; its weights are damaged")
         self._tick = saved = time.monotonic()
         while (share := self._share()) < 1:
             set_rate(self.optimiser, self.training.learning_rate * rate(share, floor=FLOOR))
-            if self.step % RENEW_EVERY == 0:
-                self._encode(max(1, self.training.batch // 8))
+            if self.on_gpu or self.step % RENEW_EVERY == 0:
+                self._encode(max(1, self.training.batch // RENEWED))
             self._update(share)
             if self.step % EVERY == 0:
                 self._report(share)
             if time.monotonic() - saved > SAVE_SECONDS:
                 self.save()
                 saved = time.monotonic()
+        self.pool.close()
         self.save()
         self.accelerator.wait_for_everyone()
 
@@ -124,14 +125,15 @@ class Trainer:
     def losses(
         self, low: torch.Tensor, high: torch.Tensor, pixels: torch.Tensor, *, decoded: bool
     ) -> dict[str, torch.Tensor]:
-        """`latents` and, where `decoded`, `pixels` and `energy`, of a batch as `Pool.draw` gives it."""
+        """`latents` and, where `decoded`, `pixels`, `energy` and `colours`, of a batch as `Pool.draw` gives it."""
         noise = NOISE * self.deviation * torch.rand(len(low), 1, 1, 1, device=low.device) * torch.randn_like(low)
         made = self.model(low + noise).float()
-        found = {"latents": ((made - high) / self.deviation).abs().mean()}
+        found = {"latents": losses.latents_error(made, high, self.deviation)}
         if decoded:
-            shown, true = self._window(made, pixels)
-            found["pixels"] = (F.mse_loss(shown, true) + FLAT_ERROR).log()
-            found["energy"] = energy_error(shown, true)
+            shown, true = self._decoded(made, pixels)
+            found["pixels"] = losses.pixels_error(shown, true)
+            found["energy"] = losses.energy_error(shown, true)
+            found["colours"] = losses.colours_error(shown, true)
         return found
 
     def _encode(self, count: int) -> None:
@@ -143,8 +145,11 @@ class Trainer:
         """bfloat16 as the training; not float16, in which some autoencoders overflow."""
         return self.accelerator.autocast() if self.training.precision == "bf16" else nullcontext()
 
-    def _window(self, latents: torch.Tensor, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The same random window of the latents, decoded, and of the true pixels, without the decoded one's edge."""
+    def _decoded(self, latents: torch.Tensor, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The latents decoded, and the true pixels: whole on a GPU, else the same random window of each."""
+        if self.on_gpu:
+            with self._autoencoder_precision():
+                return self.vae.decode(latents).float(), pixels
         factor, edge = self.vae.factor, MARGIN * self.vae.factor
         y, x = (self.rng.randrange(0, latents.shape[-1] - WINDOW + 1, self.vae.multiple // factor) for _ in "yx")
         with self._autoencoder_precision():
@@ -157,13 +162,13 @@ class Trainer:
         """One step of the optimiser, gradients clipped to norm 1."""
         found = self.losses(*self.pool.draw(self.rng, self.training.batch), decoded=share >= self.training.pixels_from)
         self.optimiser.zero_grad()
-        self.accelerator.backward(sum(WEIGHTS[name] * loss for name, loss in found.items()))
+        self.accelerator.backward(sum(losses.WEIGHTS[name] * loss for name, loss in found.items()))
         self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimiser.step()
         self.average.update(self.plain)
         self.step += 1
         for name, loss in found.items():
-            self.seen.setdefault(name, deque(maxlen=100)).append(loss.item())
+            self.seen.setdefault(name, deque(maxlen=100)).append(loss.detach())
 
     def _share(self) -> float:
         """Share of the training done, 0 to 1: the main process's, so that all end together."""
@@ -179,17 +184,10 @@ class Trainer:
         speed, self._tick = (now - self._tick) / EVERY, now
         steps, minutes = self.training.steps, self.training.minutes
         left = (steps - self.step) * speed / 60 if steps else (1 - share) * minutes
-        losses = {name: fmean(values) for name, values in self.seen.items()}
-        text = " ".join(f"{name} {value:.4f}" for name, value in losses.items())
+        means = {name: torch.stack(tuple(values)).mean().item() for name, values in self.seen.items()}
+        text = " ".join(f"{name} {value:.4f}" for name, value in means.items())
         self.say(f"step {self.step} {text} {speed:.2f} s/step {max(0.0, left):.1f} min left")
-        self.accelerator.log(losses, step=self.step)
-
-
-def energy_error(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
-    """How far the amplitude of each picture is from the true one's, over the mean of these, in the top octave that the
-    small picture carries."""
-    of_made, of_true = (measures.band_energy(x, 2.0).clamp_min(1e-8).sqrt() for x in (made, true))
-    return (of_made - of_true).abs().mean() / (of_true.mean() + FLAT_AMPLITUDE)
+        self.accelerator.log(means, step=self.step)
 
 
 def train(

@@ -1,0 +1,36 @@
+"""What the training of an upsampler makes small: the error of latents, and of the pictures that they decode to.
+
+The logarithm of the mean squared error is the PSNR. Alone it is best served by a blur, and it hardly sees a shift of
+all colours; so there are a loss for the energy in the top octave that the small picture carries, and one for the means.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from lssgen.training import measures
+
+WEIGHTS = {"latents": 0.1, "pixels": 1.0, "energy": 0.15, "colours": 1.0}
+FLAT_ERROR, FLAT_AMPLITUDE = 5e-3, 1e-2  # added, squared error and amplitude, so that flat pictures count no more
+
+
+def latents_error(made: torch.Tensor, true: torch.Tensor, deviation: torch.Tensor) -> torch.Tensor:
+    """Mean absolute difference in units of each channel's deviation."""
+    return ((made - true) / deviation).abs().mean()
+
+
+def pixels_error(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+    """Logarithm of each picture's mean squared error, averaged."""
+    return ((made - true).square().mean((1, 2, 3)) + FLAT_ERROR).log().mean()
+
+
+def energy_error(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+    """How far the amplitude of each picture is from the true one's, over the mean of these, in the top octave that the
+    small picture carries."""
+    of_made, of_true = (measures.band_energy(x, 2.0).clamp_min(1e-8).sqrt() for x in (made, true))
+    return (of_made - of_true).abs().mean() / (of_true.mean() + FLAT_AMPLITUDE)
+
+
+def colours_error(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+    """Mean absolute difference of the means of each picture's channels."""
+    return (made - true).mean((2, 3)).abs().mean()

@@ -1,0 +1,39 @@
+"""The losses of an upsampler, against known answers."""
+
+import math
+
+import pytest
+import torch
+
+from lssgen.training import losses
+
+
+def noise(*shape: int) -> torch.Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(0))
+
+
+def test_latents_count_in_units_of_their_deviation():
+    true = torch.zeros(2, 2, 4, 4)
+    made = true + torch.tensor([1.0, 3.0]).view(1, 2, 1, 1)
+    assert losses.latents_error(made, true, torch.tensor([1.0, 6.0]).view(1, 2, 1, 1)) == 0.75
+
+
+def test_ten_times_the_error_is_twenty_decibels_in_each_picture():
+    true = torch.zeros(2, 3, 32, 32)
+    small, large = losses.pixels_error(true + 1.0, true), losses.pixels_error(true + 10.0, true)
+    assert (large - small).item() == pytest.approx(math.log(100), abs=0.01)
+    assert losses.pixels_error(true, true).item() == pytest.approx(math.log(losses.FLAT_ERROR))
+
+
+def test_half_the_amplitude_is_an_energy_error_of_a_half():
+    true = 2 * noise(2, 3, 48, 48)
+    torch.testing.assert_close(losses.energy_error(true / 2, true), torch.tensor(0.5), atol=0.04, rtol=0)
+    assert losses.energy_error(true, true) == 0
+    flat = torch.zeros(2, 3, 48, 48)
+    assert losses.energy_error(flat + 0.01 * noise(2, 3, 48, 48), flat) < 0.5, "no division by nothing"
+
+
+def test_colours_are_the_means_of_channels():
+    true = noise(2, 3, 16, 16)
+    turned = true.flip(-1) + torch.tensor([0.1, 0.0, -0.2]).view(1, 3, 1, 1)
+    torch.testing.assert_close(losses.colours_error(turned, true), torch.tensor(0.1), atol=1e-6, rtol=0)
