@@ -58,8 +58,14 @@ def energy_ratio(made: torch.Tensor, true: torch.Tensor, ratio: float) -> torch.
 def band_energy(picture: torch.Tensor, ratio: float) -> torch.Tensor:
     """Energy of the luma in the octave that `energy_ratio` compares, its mean over frequencies: (B,)."""
     power, radius = _power(picture)
-    top = 0.5 / ratio
-    return power[:, (radius > top / 2) & (radius <= top)].mean(1)
+    return power[:, _in_octave(radius, ratio)].mean(1)
+
+
+def octave(picture: torch.Tensor, ratio: float) -> torch.Tensor:
+    """The luma with that octave alone: (B, H, W)."""
+    luma = _luma(picture)
+    spectrum, radius = torch.fft.rfft2(luma), _radius(*luma.shape[-2:], luma.device)
+    return torch.fft.irfft2(spectrum * _in_octave(radius, ratio), s=luma.shape[-2:])
 
 
 def colour_shift(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
@@ -67,17 +73,30 @@ def colour_shift(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
     return (made - true).mean((2, 3)) * 255.0
 
 
+def _luma(picture: torch.Tensor) -> torch.Tensor:
+    return torch.einsum("bchw,c->bhw", picture, picture.new_tensor(LUMA))
+
+
+def _radius(height: int, width: int, device: torch.device) -> torch.Tensor:
+    """Frequencies of a real spectrum in cycles for each pixel: (H, W // 2 + 1)."""
+    rows, columns = torch.fft.fftfreq(height, device=device)[:, None], torch.fft.rfftfreq(width, device=device)[None]
+    return torch.sqrt(rows**2 + columns**2)
+
+
+def _in_octave(radius: torch.Tensor, ratio: float) -> torch.Tensor:
+    top = 0.5 / ratio
+    return (radius > top / 2) & (radius <= top)
+
+
 def _power(picture: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(power of the luma under a Hann window, its frequencies in cycles for each pixel), both (..., H, W // 2 + 1)."""
-    luma = torch.einsum("bchw,c->bhw", picture, picture.new_tensor(LUMA))
+    """(power of the luma under a Hann window (B, H, W // 2 + 1), its frequencies (H, W // 2 + 1))."""
+    luma = _luma(picture)
     height, width = luma.shape[-2:]
     window = torch.outer(
         *(torch.hann_window(n, periodic=False, dtype=luma.dtype, device=luma.device) for n in (height, width))
     )
     spectrum = torch.fft.rfft2((luma - luma.mean((1, 2), keepdim=True)) * window, norm="ortho")
-    rows = torch.fft.fftfreq(height, device=luma.device)[:, None]
-    columns = torch.fft.rfftfreq(width, device=luma.device)[None]
-    return spectrum.abs().square(), torch.sqrt(rows**2 + columns**2)
+    return spectrum.abs().square(), _radius(height, width, luma.device)
 
 
 def _rings(picture: torch.Tensor) -> torch.Tensor:

@@ -24,7 +24,7 @@ from lssgen.training.vaes import Vae
 SMALLEST_SCALE = 0.3  # of a picture before it is cut
 BLURRED, BLUR = 0.1, (0.3, 0.6)  # share of small pictures blurred, and by how many pixels
 POOL = 1024  # encoded crops kept
-CHOICE = 3  # crops of which the most detailed is kept
+CHOICE = 2  # crops of which the most detailed is kept
 DETAIL = 0.25  # share of the detail beyond interpolation that the target latents have
 AHEAD = 2  # crops begun for each thread before they are asked for
 

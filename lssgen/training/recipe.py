@@ -16,7 +16,7 @@ from lssgen.upsampler import LatentUpsampler
 SETTINGS = "training.json"
 PRECISIONS = ("no", "bf16", "fp16")
 SIZES = {  # name: widths for so many latent channels. All blocks but the last two work at the small size
-    "small": lambda channels: (72 if channels >= 16 else 36,) * 5,  # 524,392 parameters for 16, 128,704 for 4
+    "small": lambda channels: (58 if channels >= 16 else 30,) * 8,  # 525,670 parameters for 16, 138,574 for 4
     "large": lambda channels: (128 if channels >= 16 else 112,) * 8,  # 2.5 M parameters for 16, 1.9 M for 4
 }
 
@@ -38,7 +38,8 @@ class Training:
         size: one of SIZES.
         init: a LatentUpsampler's folder to start from, in place of `size`.
         precision: one of PRECISIONS.
-        pixels_from: share of the training after which windows are decoded for the losses of pixels; 1 for never.
+        pixels_from: share of the training after which latents are decoded for the losses of pixels; 1 for never.
+        energy: weight of the loss of energy: more is sharper, 0 the best PSNR.
 
     Raises:
         ValueError: for a value that cannot be trained with.
@@ -57,6 +58,7 @@ class Training:
     init: str = ""
     precision: str = "no"
     pixels_from: float = 0.5
+    energy: float = 0.3
 
     def __post_init__(self) -> None:
         if not 0 < self.minutes < float("inf"):
@@ -69,6 +71,8 @@ class Training:
             raise ValueError(f"learning_rate is {self.learning_rate}; it must be above 0 and below 1, such as 0.004")
         if not 0 <= self.pixels_from <= 1:
             raise ValueError(f"pixels_from is {self.pixels_from}; it must be from 0 to 1, such as 0.5")
+        if not 0 <= self.energy <= 10:
+            raise ValueError(f"energy is {self.energy}; it must be from 0 to 10, such as 0.3")
         if self.size not in SIZES:
             raise ValueError(f"size is {self.size!r}; it must be one of {', '.join(SIZES)}")
         if self.precision not in PRECISIONS:
@@ -79,7 +83,7 @@ def recall(out: Path) -> Training:
     """The training that `out` was made by. Raises ValueError if there is none to go on with."""
     try:
         kept = json.loads((out / SETTINGS).read_text(encoding="utf-8"))["training"]
-        return Training(**{field.name: kept[field.name] for field in fields(Training)})
+        return Training(**{field.name: kept[field.name] for field in fields(Training) if field.name in kept})
     except (OSError, LookupError, TypeError, ValueError) as error:
         raise ValueError(
             f"nothing to resume: {out} has no {SETTINGS} of a training ({type(error).__name__})"

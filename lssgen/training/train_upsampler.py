@@ -75,6 +75,7 @@ class Trainer:
         found: photos.Photos, *, resume: bool, say: Say,
     ) -> None:  # fmt: skip
         self.training, self.accelerator, self.vae, self.say = training, accelerator, vae, say
+        self.weights = {**losses.WEIGHTS, "energy": training.energy}  # of the losses
         self.path, self.step, self.spent = out / CHECKPOINT, 0, 0.0
         self.plain = model.to(accelerator.device).train()
         dtype = torch.bfloat16 if training.precision == "bf16" else torch.float32  # the same in all processes
@@ -162,7 +163,7 @@ class Trainer:
         """One step of the optimiser, gradients clipped to norm 1."""
         found = self.losses(*self.pool.draw(self.rng, self.training.batch), decoded=share >= self.training.pixels_from)
         self.optimiser.zero_grad()
-        self.accelerator.backward(sum(losses.WEIGHTS[name] * loss for name, loss in found.items()))
+        self.accelerator.backward(sum(self.weights[name] * loss for name, loss in found.items()))
         self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimiser.step()
         self.average.update(self.plain)

@@ -26,11 +26,19 @@ def test_ten_times_the_error_is_twenty_decibels_in_each_picture():
 
 
 def test_half_the_amplitude_is_an_energy_error_of_a_half():
-    true = 2 * noise(2, 3, 48, 48)
+    true = 2 * noise(2, 3, 64, 64)
     torch.testing.assert_close(losses.energy_error(true / 2, true), torch.tensor(0.5), atol=0.04, rtol=0)
+    torch.testing.assert_close(losses.energy_error(1 - true, true), torch.tensor(0.0), atol=1e-4, rtol=0)
     assert losses.energy_error(true, true) == 0
-    flat = torch.zeros(2, 3, 48, 48)
-    assert losses.energy_error(flat + 0.01 * noise(2, 3, 48, 48), flat) < 0.5, "no division by nothing"
+    flat = torch.zeros(2, 3, 64, 64)
+    assert losses.energy_error(flat + 0.01 * noise(2, 3, 64, 64), flat) < 0.5, "no division by nothing"
+
+
+def test_energy_counts_where_it_is():
+    """Half of the picture is flat: the same energy on the wrong side is a whole error on both."""
+    true = torch.cat([noise(2, 3, 64, 64), torch.full((2, 3, 64, 64), 0.5)], dim=-1)
+    assert losses.energy_error(true, true) == 0
+    assert losses.energy_error(true.flip(-1), true) > 0.9
 
 
 def test_colours_are_the_means_of_channels():

@@ -61,3 +61,11 @@ def test_ssim_is_the_published_one(picture):
     expected = (2 * mean[0] * mean[1] + 1e-4) * (2 * cov + 9e-4)
     expected = expected / ((mean[0] ** 2 + mean[1] ** 2 + 1e-4) * (var[0] + var[1] + 9e-4))
     torch.testing.assert_close(measures.ssim(a, b), expected.mean(1), atol=1e-4, rtol=1e-4)
+
+
+def test_the_octave_holds_its_own_frequencies_alone():
+    """Of ratio 2: from an eighth to a quarter of a cycle for each pixel."""
+    x = torch.arange(64.0)
+    for frequency, kept in ((1 / 16, 0.0), (3 / 16, 1.0), (5 / 16, 0.0)):
+        wave = torch.sin(2 * torch.pi * frequency * x).expand(1, 3, 64, 64)
+        torch.testing.assert_close(measures.octave(wave, 2.0), kept * wave[:, 0], atol=1e-5, rtol=0)

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from PIL import Image, ImageDraw
 
 from lssgen.__main__ import main
-from lssgen.training import eval_upsampler, losses, measures, pairs, photos, recipe, train_upsampler, vaes
+from lssgen.training import eval_upsampler, measures, pairs, photos, recipe, train_upsampler, vaes
 from lssgen.training.recipe import Training, build, recall
 from lssgen.upsampler import LatentUpsampler
 from tests.families import tiny as pipelines
@@ -227,8 +227,8 @@ def test_losses_fall_on_one_batch(images, vae_folder, tmp_path):
     for _ in range(40):
         trainer._update(0.5)
     after = trainer.losses(*batch, decoded=True)
-    assert set(before) == set(losses.WEIGHTS)
-    before, after = (sum(losses.WEIGHTS[name] * loss for name, loss in found.items()) for found in (before, after))
+    assert set(before) == set(trainer.weights)
+    before, after = (sum(trainer.weights[name] * loss for name, loss in found.items()) for found in (before, after))
     assert after < before - 0.1
 
 
@@ -300,6 +300,7 @@ def test_wrong_channels_and_folders_are_refused(trained, images, tmp_path, capsy
         (["--steps", -1], "0 or more"),
         (["--learning-rate", 2], "such as 0.004"),
         (["--pixels-from", 2], "from 0 to 1"),
+        (["--energy", -1], "from 0 to 10"),
         (["--size", "huge"], "small, large"),
         (["--mixed-precision", "int8"], "no, bf16, fp16"),
     ],
