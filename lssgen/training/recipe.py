@@ -11,6 +11,8 @@ from typing import Any
 import torch
 
 from lssgen.training.common import bfloat16_pays
+from lssgen.training.eval_upsampler import checkpoint
+from lssgen.training.vaes import Vae
 from lssgen.upsampler import LatentUpsampler
 
 SETTINGS = "training.json"
@@ -112,6 +114,29 @@ def build(size: str, channels: int, name: str) -> LatentUpsampler:
     up = tuple(k == len(widths) - 2 for k in range(len(widths)))
     strides = tuple(2 if here else 1 for here in up)
     return LatentUpsampler(channels, channels, widths, strides, up, norm_num_groups=0, vae=name)
+
+
+def model_for(training: Training, vae: Vae, resumed: Path | None) -> LatentUpsampler:
+    """The upsampler to train: a new one, one to start from, or one of the kind that is being trained in `resumed`.
+
+    Raises:
+        ValueError: if what is to be started from or resumed is not there, or is for another latent space.
+    """
+    if resumed is None and not training.init:
+        return build(training.size, vae.channels, vae.name)
+    if resumed is None:
+        model = checkpoint(Path(training.init).expanduser(), vae)
+        model.register_to_config(vae=vae.name)
+        return model
+    try:
+        model = LatentUpsampler.from_config(LatentUpsampler.load_config(resumed, local_files_only=True))
+    except (OSError, TypeError) as error:
+        raise ValueError(f"nothing to resume: {resumed} has no config.json of an upsampler") from error
+    if model.config.in_channels != vae.channels:
+        raise ValueError(f"{resumed} is for {model.config.in_channels} latent channels; this VAE has {vae.channels}")
+    if model.config.vae != vae.name:
+        raise ValueError(f"{resumed} is for the latents of {model.config.vae!r}; these are of {vae.name!r}")
+    return model
 
 
 def best_precision() -> str:

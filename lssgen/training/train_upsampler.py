@@ -28,6 +28,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast, is_tensorboard_available
 
+from lssgen.families.placement import out_of_memory
 from lssgen.hub import brief
 from lssgen.training import losses, photos, vaes
 from lssgen.training.common import (
@@ -42,7 +43,7 @@ from lssgen.training.common import (
 )
 from lssgen.training.eval_upsampler import checkpoint, evaluate
 from lssgen.training.pairs import Crops, Pool
-from lssgen.training.recipe import SETTINGS, Training, build
+from lssgen.training.recipe import SETTINGS, Training, model_for
 from lssgen.training.vaes import Vae
 from lssgen.upsampler import LatentUpsampler
 
@@ -90,6 +91,7 @@ class Trainer:
         self.rng = random.Random(seed)
         torch.manual_seed(seed)
         self.on_gpu = accelerator.device.type != "cpu"
+        torch.backends.cudnn.benchmark = True  # all batches are alike
         self.pool = Pool(Crops(found, seed), vae, accelerator.device, THREADS if self.on_gpu else 0)
         self.seen: dict[str, deque[torch.Tensor]] = {}  # the last losses
 
@@ -210,7 +212,8 @@ def train(
         processes other than the main one nothing.
 
     Raises:
-        ValueError: for pictures, an autoencoder, an upsampler or a checkpoint that cannot be used.
+        ValueError: for pictures, an autoencoder, an upsampler or a checkpoint that cannot be used, or for want of
+            memory.
         OSError: if `out` cannot be written.
     """
     if push_to_hub:
@@ -224,7 +227,7 @@ def train(
     found, held_out = photos.find(Path(training.images).expanduser(), side).split(HELD_OUT)
     say(f"{found}; {len(held_out)} held out; crops of {side} px")
     torch.manual_seed(training.seed)
-    model = _model(training, vae, out if resume else None)
+    model = model_for(training, vae, out if resume else None)
     out.mkdir(parents=True, exist_ok=True)
     facts = {"training": asdict(training), "vae": vae.name, "parameters": sum(p.numel() for p in model.parameters())}
     say(f"{facts['parameters']:,} parameters on {accelerator.device}, latents of {vae.name or 'an unnamed VAE'}")
@@ -235,7 +238,12 @@ def train(
     if log:
         accelerator.init_trackers("upsampler")
     trainer = Trainer(training, out, accelerator, vae, model, found, resume=resume, say=say)
-    trainer.run()
+    try:
+        trainer.run()
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        raise ValueError(f"memory ran out on {accelerator.device}; give a --batch below {training.batch}") from error
     accelerator.end_training()
     if not accelerator.is_main_process:
         return {}
@@ -264,25 +272,6 @@ def _accelerator(precision: str, log: Path | None) -> Accelerator:
         return Accelerator(mixed_precision=precision, log_with="tensorboard" if log else None, project_dir=log)
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"precision is {precision!r}, which this machine does not take: {brief(error)}") from error
-
-
-def _model(training: Training, vae: Vae, resumed: Path | None) -> LatentUpsampler:
-    """The upsampler to train: a new one, one to start from, or one of the kind that is being trained in `resumed`."""
-    if resumed is None and not training.init:
-        return build(training.size, vae.channels, vae.name)
-    if resumed is None:
-        model = checkpoint(Path(training.init).expanduser(), vae)
-        model.register_to_config(vae=vae.name)
-        return model
-    try:
-        model = LatentUpsampler.from_config(LatentUpsampler.load_config(resumed, local_files_only=True))
-    except (OSError, TypeError) as error:
-        raise ValueError(f"nothing to resume: {resumed} has no config.json of an upsampler") from error
-    if model.config.in_channels != vae.channels:
-        raise ValueError(f"{resumed} is for {model.config.in_channels} latent channels; this VAE has {vae.channels}")
-    if model.config.vae != vae.name:
-        raise ValueError(f"{resumed} is for the latents of {model.config.vae!r}; these are of {vae.name!r}")
-    return model
 
 
 def _write(out: Path, facts: dict[str, Any]) -> None:

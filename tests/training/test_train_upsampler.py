@@ -219,6 +219,15 @@ def test_what_fails_in_a_thread_is_raised():
     ahead.close()
 
 
+def test_for_want_of_memory_a_smaller_batch_is_named(images, vae_folder, tmp_path, capsys, monkeypatch):
+    def full(trainer: train_upsampler.Trainer, share: float) -> None:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(train_upsampler.Trainer, "_update", full)
+    options = ["--vae", vae_folder, "--images", images, "--out", tmp_path / "out", *SMALL]
+    assert "--batch below" in refusal(capsys, "train-upsampler", *options)
+
+
 def test_losses_fall_on_one_batch(images, vae_folder, tmp_path):
     trainer = toy_trainer(images, vae_folder, tmp_path)
     batch = trainer.pool.draw(trainer.rng, 4)
