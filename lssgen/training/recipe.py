@@ -125,8 +125,10 @@ def model_for(training: Training, vae: Vae, resumed: Path | None) -> LatentUpsam
     if resumed is None and not training.init:
         return build(training.size, vae.channels, vae.name)
     if resumed is None:
-        model = checkpoint(Path(training.init).expanduser(), vae)
-        model.register_to_config(vae=vae.name)
+        begun = checkpoint(Path(training.init).expanduser(), vae)
+        settings = {name: value for name, value in begun.config.items() if not name.startswith("_")}
+        model = LatentUpsampler(**settings | {"vae": vae.name})  # its configuration does not name where it came from
+        model.load_state_dict(begun.state_dict())
         return model
     try:
         model = LatentUpsampler.from_config(LatentUpsampler.load_config(resumed, local_files_only=True))

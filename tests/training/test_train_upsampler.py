@@ -165,6 +165,7 @@ def test_it_starts_from_another_upsampler(trained, images, vae_folder, tmp_path)
     assert run("train-upsampler", *options, "--learning-rate", 1e-9) == 0
     stored, again = (LatentUpsampler.from_pretrained(folder).state_dict() for folder in (trained, tmp_path))
     torch.testing.assert_close(stored, again, atol=2e-3, rtol=0)
+    assert "_name_or_path" not in json.loads((tmp_path / "config.json").read_text())
 
 
 @pytest.mark.parametrize("kind", ["flux2", "sana", "qwen-image", "tiny"])
