@@ -23,8 +23,9 @@ from lssgen.upsampler import LatentUpsampler, load_upsampler
 
 SIDE = 512  # pixels of the square measured on
 MOST = 16.0  # of the ratios
-CEILING, PLAIN = "encode-decode", ("bicubic", "nearest", "pixel")
+TRUE, CEILING, PLAIN = "true", "encode-decode", ("bicubic", "nearest", "pixel")
 Upsample = Callable[[torch.Tensor, int, int], torch.Tensor]
+Show = Callable[[Path, float, str, torch.Tensor, float | None], None]
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ def evaluate(
     side: int = SIDE,
     plain: tuple[str, ...] = PLAIN,
     progress: Callable[[str], None] = lambda text: None,
+    show: Show = lambda *shown: None,
 ) -> list[Row]:
     """Every method at every ratio.
 
@@ -96,6 +98,7 @@ def evaluate(
         side: pixels of the square measured on, at most.
         plain: the methods without weights.
         progress: told after each picture.
+        show: given every picture: its path, ratio, method or `true`, (1, 3, H, W) in [0, 1], and PSNR or None.
 
     Raises:
         ValueError: if there is no picture, or one is unreadable or too small, or a ratio cannot be measured.
@@ -115,15 +118,18 @@ def evaluate(
         size, ceiling = tuple(latents.shape[-2:]), _decoded(vae, latents)
         for ratio in ratios:
             small = _smaller(true.shape[-1], ratio, vae.multiple)
-            exact = true.shape[-1] / small
             low = vae.encode(photos.shrink(true, small, small))
-            found.setdefault((CEILING, ratio), []).append([*_values(ceiling, true, exact), 0.0])
+            show(path, ratio, TRUE, true * 0.5 + 0.5, None)
+            made = {CEILING: (ceiling, 0.0)}
             for name, upsample in methods.items():
                 if number == 0 and device.type != "cpu":  # once untimed: a GPU's first call sets up its kernels
                     _timed(upsample, low, size, device)
                 enlarged, milliseconds = _timed(upsample, low, size, device)
-                values = _values(_decoded(vae, enlarged), true, exact)
+                made[name] = _decoded(vae, enlarged), milliseconds
+            for name, (decoded, milliseconds) in made.items():
+                values = _values(decoded, true, true.shape[-1] / small)
                 found.setdefault((name, ratio), []).append([*values, milliseconds])
+                show(path, ratio, name, decoded, values[0])
         progress(f"{number + 1} of {len(paths)} pictures")
     counts = {name: sum(p.numel() for p in model.parameters()) for name, model in learned.items()}
     return [_row(name, ratio, rows, counts.get(name, 0)) for (name, ratio), rows in found.items()]

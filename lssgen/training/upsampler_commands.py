@@ -27,6 +27,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     measure.add_argument("--ratios", type=float, nargs="+", default=list(RATIOS), help="of the sizes, each above 1")
     measure.add_argument("--limit", type=int, default=0, help="pictures at most (0: all)")
     measure.add_argument("--every", type=int, default=1, help="take every n-th picture, in the order of their names")
+    measure.add_argument(
+        "--sheet", type=Path, metavar="FILE", help="save the decoded pictures side by side, at the ratio named first"
+    )
     measure.add_argument("--json", action="store_true", help="print one JSON object")
     measure.set_defaults(run=_evaluate)
 
@@ -85,18 +88,24 @@ def _train(args: argparse.Namespace) -> int:
 def _evaluate(args: argparse.Namespace) -> int:
     from lssgen.families.placement import placement
     from lssgen.training import eval_upsampler, photos, vaes
+    from lssgen.training.decodes import Decodes
 
     if args.every < 1 or args.limit < 0:
         raise ValueError(f"--every is {args.every} and --limit {args.limit}; they must be at least 1 and 0")
+    if args.sheet and args.sheet.suffix.lower() not in photos.ENDINGS:
+        raise ValueError(f"--sheet is {args.sheet}; its name must end in {', '.join(photos.ENDINGS)}")
     device = placement(args.device).device
     vae = vaes.load(args.vae, is_tiny=bool(args.tiny), key=args.key or "", device=device)
     paths = photos.find(Path(args.images).expanduser(), 4 * vae.multiple, least=1).paths
     paths = paths[:: args.every][: args.limit or None]
     learned = {str(folder): eval_upsampler.checkpoint(folder, vae) for folder in args.checkpoint}
+    decodes = Decodes(args.ratios[0])
     rows = eval_upsampler.evaluate(
         vae, paths, learned, args.ratios, device=device,
-        progress=partial(print, file=sys.stderr, flush=True),
+        progress=partial(print, file=sys.stderr, flush=True), show=decodes,
     )  # fmt: skip
+    if args.sheet:
+        decodes.sheet().save(args.sheet)
     if args.json:
         print(json.dumps({"vae": vae.name, "pictures": len(paths), "rows": [row.to_dict() for row in rows]}))
     else:

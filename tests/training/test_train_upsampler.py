@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from PIL import Image, ImageDraw
 
 from lssgen.__main__ import main
-from lssgen.training import eval_upsampler, measures, pairs, photos, recipe, train_upsampler, vaes
+from lssgen.training import decodes, eval_upsampler, measures, pairs, photos, recipe, train_upsampler, vaes
 from lssgen.training.recipe import Training, build, recall
 from lssgen.upsampler import LatentUpsampler
 from tests.families import tiny as pipelines
@@ -393,6 +393,19 @@ def test_evaluation_gives_every_method_at_every_ratio(trained, images, vae_folde
     assert len(learned["colour_shift"]) == 3
     assert run("eval-upsampler", *options[:4], "--ratios", 2, "--limit", 1) == 0
     assert "nearest" in capsys.readouterr().out
+
+
+def test_the_decoded_pictures_are_laid_side_by_side(images, vae_folder, tmp_path, capsys):
+    """A row for each picture; the first column is the true one."""
+    options = ["--vae", vae_folder, "--images", images, "--limit", 2, "--sheet"]
+    assert run("eval-upsampler", *options, tmp_path / "decodes.png", "--ratios", 2, 3) == 0
+    sheet = Image.open(tmp_path / "decodes.png")
+    tile, gap, label = decodes.TILE, decodes.GAP, decodes.LABEL
+    assert sheet.size == (gap + 5 * (tile + gap), label + gap + 2 * (tile + label + gap))
+    first = photos.find(images, 64).paths[0]
+    with Image.open(first) as true:  # 288 px; its middle is shown
+        assert sheet.getpixel((gap + 5, label + gap + 5)) == true.convert("RGB").getpixel((21, 21))
+    assert "must end in" in refusal(capsys, "eval-upsampler", *options, tmp_path / "decodes.tiff")
 
 
 @pytest.mark.parametrize(("channels", "most"), [(4, 140_000), (16, 560_000), (32, 560_000)])
