@@ -25,6 +25,7 @@ SMALLEST_SCALE = 0.3  # of a picture before it is cut
 BLURRED, BLUR = 0.1, (0.3, 0.6)  # share of small pictures blurred, and by how many pixels
 POOL = 1024  # encoded crops kept
 CHOICE = 2  # crops of which the most detailed is kept
+PLAIN = 0.2  # share of crops with a box of one colour, which photographs seldom have
 DETAIL = 0.25  # share of the detail beyond interpolation that the target latents have
 AHEAD = 2  # crops begun for each thread before they are asked for
 
@@ -38,12 +39,14 @@ class Crops:
 
     def __call__(self) -> tuple[torch.Tensor, torch.Tensor]:
         """(3, side, side) and (3, side / 2, side / 2) in [-1, 1]: of CHOICE crops the one with the most detail, since
-        sky and blur teach little.
+        sky and blur teach little, but now and then with a plain box, so that white paper stays white.
 
         Raises:
             ValueError: if so many pictures turned out broken that fewer than LEAST are left.
         """
         crop = max((self._next() for _ in range(CHOICE)), key=detail)
+        if self.rng.random() < PLAIN:
+            crop = self._with_box(crop)
         return crop, self._half(crop)
 
     def _next(self) -> torch.Tensor:
@@ -71,6 +74,15 @@ class Crops:
         for flip in (Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.FLIP_TOP_BOTTOM):
             image = image.transpose(flip) if rng.random() < 0.5 else image
         return pixels_of(image)
+
+    def _with_box(self, crop: torch.Tensor) -> torch.Tensor:
+        """The crop with a box of one colour, at times all of it; most channels are at one of their ends."""
+        rng, side = self.rng, self.photos.side
+        (top, bottom), (left, right) = (sorted((rng.randint(-side, side), rng.randint(0, 2 * side))) for _ in range(2))
+        colour = [rng.choice((-1.0, 1.0, rng.uniform(-1.0, 1.0))) for _ in range(3)]
+        boxed = crop.clone()
+        boxed[:, max(0, top) : bottom, max(0, left) : right] = torch.tensor(colour).view(3, 1, 1)
+        return boxed
 
     def _half(self, crop: torch.Tensor) -> torch.Tensor:
         """The crop at half the size, by area or bicubic, now and then a little blurred."""

@@ -373,10 +373,26 @@ def test_of_some_crops_the_most_detailed_is_kept(tmp_path, monkeypatch):
         Image.new("RGB", (96, 96), (k, 0, 0)).save(tmp_path / f"flat{k}.png")
         drawing(k, 96).save(tmp_path / f"drawn{k}.png")
     crops = pairs.Crops(photos.find(tmp_path, 64), 0)
+    monkeypatch.setattr(pairs, "PLAIN", 0.0)
     monkeypatch.setattr(pairs, "CHOICE", 10)
     assert all(pairs.detail(crops()[0]) > 0 for _ in range(10))
     monkeypatch.setattr(pairs, "CHOICE", 1)
     assert any(pairs.detail(crops()[0]) == 0 for _ in range(10))
+
+
+def test_some_crops_have_a_plain_box(images, monkeypatch):
+    monkeypatch.setattr(pairs, "PLAIN", 1.0)
+    crops = pairs.Crops(photos.find(images, 64), 0)
+    shares = []
+    for _ in range(40):
+        crop, half = crops()
+        colours, counts = crop.flatten(1).unique(dim=1, return_counts=True)
+        plain = colours[:, counts.argmax()]
+        shares.append(counts.max().item() / 64**2)
+        assert half.isfinite().all()
+        assert (plain.abs() <= 1).all()
+    assert max(shares) == 1.0, "all of it"
+    assert 0.2 < sum(shares) / len(shares) < 0.9
 
 
 def test_evaluation_gives_every_method_at_every_ratio(trained, images, vae_folder, capsys):
