@@ -35,8 +35,8 @@ def energy_error(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
 
 
 def _amplitude(pixels: torch.Tensor) -> torch.Tensor:
-    """Root mean square of the octave in each cell: (B, H / CELL, W / CELL)."""
-    energy = F.avg_pool2d(measures.octave(pixels, 2.0).square().unsqueeze(1), CELL)
+    """Root mean square of the octave in each cell, (B, H / CELL, W / CELL); one cell for a smaller picture."""
+    energy = F.avg_pool2d(measures.octave(pixels, 2.0).square().unsqueeze(1), min(CELL, *pixels.shape[-2:]))
     return energy.squeeze(1).clamp_min(1e-8).sqrt()
 
 

@@ -30,6 +30,8 @@ def test_half_the_amplitude_is_an_energy_error_of_a_half():
     torch.testing.assert_close(losses.energy_error(true / 2, true), torch.tensor(0.5), atol=0.04, rtol=0)
     torch.testing.assert_close(losses.energy_error(1 - true, true), torch.tensor(0.0), atol=1e-4, rtol=0)
     assert losses.energy_error(true, true) == 0
+    small = true[..., :24, :24]
+    torch.testing.assert_close(losses.energy_error(small / 2, small), torch.tensor(0.5), atol=0.1, rtol=0)
     flat = torch.zeros(2, 3, 64, 64)
     assert losses.energy_error(flat + 0.01 * noise(2, 3, 64, 64), flat) < 0.5, "no division by nothing"
 
