@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from lssgen import __version__
 from lssgen.evaluation import commands as evaluation_commands
-from lssgen.options import add_placement
+from lssgen.options import add_placement, make_folder
 from lssgen.request import BASELINES, NOISES, SCHEDULES, UPSAMPLERS, GenerationRequest, check_whole
 from lssgen.training import upsampler_commands
 
@@ -204,7 +204,7 @@ def _run(args: argparse.Namespace, baseline: str, *, compare: bool) -> int:
     engine = _engine(args)
     request = _with_upsampler(request, engine, args.upsampler)
     plan = _plan_said(engine, request)
-    _make_folder(args.out)
+    make_folder(args.out)
     engine.warm_up(request)
     runs = []
     for turn, seed in enumerate(request.seeds):
@@ -221,13 +221,6 @@ def _run(args: argparse.Namespace, baseline: str, *, compare: bool) -> int:
     return 1 if failed else 0
 
 
-def _make_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"--out is {path}, which cannot be written ({error.strerror}); name another folder") from error
-
-
 def _sheet(args: argparse.Namespace) -> int:
     from lssgen.sheet import contact_sheet, read_prompts
 
@@ -239,7 +232,7 @@ def _sheet(args: argparse.Namespace) -> int:
     progress = (lambda line: None) if args.json else print
     if args.out.suffix.lower() != ".png":
         raise ValueError(f"--out is {args.out}; name a PNG file, such as sheet.png")
-    _make_folder(args.out.parent)
+    make_folder(args.out.parent)
     engine = _engine(args)
     request = _with_upsampler(request, engine, args.upsampler)
     _plan_said(engine, request)

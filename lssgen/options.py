@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from pathlib import Path
 
 
 def add_placement(parser: argparse.ArgumentParser) -> None:
@@ -16,3 +17,12 @@ def add_placement(parser: argparse.ArgumentParser) -> None:
 def training_command(model: str) -> str:
     """What trains a learned upsampler for a model, its folder or hub id, that has none."""
     return f"python -m lssgen train-upsampler --vae {shlex.quote(model)} --images DIR --out DIR"
+
+
+def make_folder(path: Path, option: str = "--out") -> None:
+    """A folder to write into, before the work whose result it takes. Raises ValueError if it cannot be made."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        hint = f"which cannot be written ({error.strerror}); name another folder"
+        raise ValueError(f"{option} is {path}, {hint}") from error

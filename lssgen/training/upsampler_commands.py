@@ -8,6 +8,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+from lssgen.options import make_folder
 from lssgen.training import RATIOS
 
 
@@ -94,6 +95,8 @@ def _evaluate(args: argparse.Namespace) -> int:
         raise ValueError(f"--every is {args.every} and --limit {args.limit}; they must be at least 1 and 0")
     if args.sheet and args.sheet.suffix.lower() not in photos.ENDINGS:
         raise ValueError(f"--sheet is {args.sheet}; its name must end in {', '.join(photos.ENDINGS)}")
+    if args.sheet:
+        make_folder(args.sheet.parent, "--sheet")
     device = placement(args.device).device
     vae = vaes.load(args.vae, is_tiny=bool(args.tiny), key=args.key or "", device=device)
     paths = photos.find(Path(args.images).expanduser(), 4 * vae.multiple, least=1).paths
@@ -102,7 +105,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     decodes = Decodes(args.ratios[0])
     rows = eval_upsampler.evaluate(
         vae, paths, learned, args.ratios, device=device,
-        progress=partial(print, file=sys.stderr, flush=True), show=decodes,
+        progress=partial(print, file=sys.stderr, flush=True), show=decodes if args.sheet else lambda *shown: None,
     )  # fmt: skip
     if args.sheet:
         decodes.sheet().save(args.sheet)

@@ -8,6 +8,7 @@ import random
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -238,8 +239,23 @@ def test_losses_fall_on_one_batch(images, vae_folder, tmp_path):
         trainer._update(0.5)
     after = trainer.losses(*batch, decoded=True)
     assert set(before) == set(trainer.weights)
+    assert set(trainer.weights) == {"latents", "pixels", "energy", "colours"}
+    assert after["pixels"] < before["pixels"]
     before, after = (sum(trainer.weights[name] * loss for name, loss in found.items()) for found in (before, after))
     assert after < before - 0.1
+
+
+def test_latents_come_nearer_where_they_alone_count(images, vae_folder, tmp_path):
+    trainer = toy_trainer(images, vae_folder, tmp_path)
+    trainer.training = replace(trainer.training, pixels_from=1.0)
+    batch = trainer.pool.draw(trainer.rng, 4)
+    trainer.pool.draw = lambda *_: batch
+    before = trainer.losses(*batch, decoded=False)
+    for _ in range(40):
+        trainer._update(0.5)
+    after = trainer.losses(*batch, decoded=False)
+    assert set(before) == {"latents"}
+    assert after["latents"] < 0.9 * before["latents"]
 
 
 def test_the_latents_to_learn_have_a_share_of_the_detail():
@@ -414,14 +430,16 @@ def test_evaluation_gives_every_method_at_every_ratio(trained, images, vae_folde
 def test_the_decoded_pictures_are_laid_side_by_side(images, vae_folder, tmp_path, capsys):
     """A row for each picture; the first column is the true one."""
     options = ["--vae", vae_folder, "--images", images, "--limit", 2, "--sheet"]
-    assert run("eval-upsampler", *options, tmp_path / "decodes.png", "--ratios", 2, 3) == 0
-    sheet = Image.open(tmp_path / "decodes.png")
+    assert run("eval-upsampler", *options, tmp_path / "new" / "decodes.png", "--ratios", 2, 3) == 0
+    sheet = Image.open(tmp_path / "new" / "decodes.png")
     tile, gap, label = decodes.TILE, decodes.GAP, decodes.LABEL
     assert sheet.size == (gap + 5 * (tile + gap), label + gap + 2 * (tile + label + gap))
     first = photos.find(images, 64).paths[0]
     with Image.open(first) as true:  # 288 px; its middle is shown
         assert sheet.getpixel((gap + 5, label + gap + 5)) == true.convert("RGB").getpixel((21, 21))
     assert "must end in" in refusal(capsys, "eval-upsampler", *options, tmp_path / "decodes.tiff")
+    (tmp_path / "file").write_text("no folder")
+    assert "--sheet is" in refusal(capsys, "eval-upsampler", *options, tmp_path / "file" / "decodes.png")
 
 
 @pytest.mark.parametrize(("channels", "most"), [(4, 140_000), (16, 560_000), (32, 560_000)])
