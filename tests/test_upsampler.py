@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lssgen.upsampler import LatentUpsampler, load_upsampler
+from lssgen.training.recipe import widened
+from lssgen.upsampler import LatentUpsampler, load_upsampler, phases
 
 
 @pytest.mark.parametrize(("channels", "widths", "parameters"), [(16, (128, 64), 557_648), (4, (64, 32), 136_356)])
@@ -41,11 +43,41 @@ def test_in_two_hops_it_is_the_network_twice():
         assert torch.equal(model.upsample(z, 24, 24), model(model(z)))
 
 
-def local(seed: int = 0) -> LatentUpsampler:
+def local(seed: int = 0, *, any_ratio: bool = False) -> LatentUpsampler:
     """Without norms: two blocks before the doubling, one after."""
     torch.manual_seed(seed)
     up = (False, False, True, False)
-    return LatentUpsampler(4, 4, (8,) * 4, tuple(1 + u for u in up), up, norm_num_groups=0).eval()
+    strides = tuple(1 + u for u in up)
+    return LatentUpsampler(4, 4, (8,) * 4, strides, up, norm_num_groups=0, any_ratio=any_ratio).eval()
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (10, 13), (16, 16), (20, 25), (17, 9), (40, 33)])
+def test_with_any_ratio_the_last_hop_goes_to_the_size_itself(height, width):
+    model, seen = local(any_ratio=True), []
+    model.upsampler.register_forward_hook(lambda module, inputs, output: seen.append(tuple(output.shape[-2:])))
+    made = model.upsample(torch.randn(1, 4, 8, 8), height, width)
+    assert made.shape == (1, 4, height, width)
+    hops = [(min(height, 8 * 2**k), min(width, 8 * 2**k)) for k in range(1, 4)]
+    assert seen == hops[: max(0, math.ceil(math.log2(max(height, width) / 8)))]
+
+
+def test_what_was_trained_to_double_does_so_still_when_widened_for_any_ratio():
+    doubling, any_ratio, z = local(), local(1, any_ratio=True), torch.randn(1, 4, 6, 6)
+    any_ratio.load_state_dict(widened(doubling.state_dict(), any_ratio.state_dict()))
+    with torch.no_grad():
+        assert torch.equal(any_ratio(z), doubling(z))
+        assert any_ratio(z, (9, 11)).shape == (1, 4, 9, 11)
+
+
+def test_phases_are_nothing_on_the_points_and_turn_between_them():
+    """16 points are sampled at each of theirs, 12 at 4/3 of a point's distance, from a sixth after the first."""
+    z = torch.zeros(2, 1, 1, 1)
+    torch.testing.assert_close(phases(16, 16, (16, 16), z), torch.zeros(2, 4, 16, 16), atol=1e-5, rtol=0)
+    found = phases(16, 12, (16, 16), z)
+    assert found[:, :2].abs().max() < 1e-5, "rows are on the points"
+    turn = 2 * math.pi * (torch.arange(12) * 4 / 3 + 1 / 6)
+    torch.testing.assert_close(found[0, 2, 5], turn.sin(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(found[1, 3, 0], turn.cos() - 1, atol=1e-5, rtol=0)
 
 
 REACH = 7  # low-resolution pixels that `local` sees each way: 1 + 2 + 2, and the doubling's and the last three, halved
@@ -81,12 +113,13 @@ def test_mirrored_kernels_mirror_the_picture(axis):
         torch.testing.assert_close(mirrored(z.flip(axis)), model(z).flip(axis), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("groups", [0, 4])
-def test_bfloat16_is_near_float32(groups):
+@pytest.mark.parametrize(("groups", "side"), [(0, 32), (4, 32), (0, 24), (4, 50)])
+def test_bfloat16_is_near_float32(groups, side):
     torch.manual_seed(0)
-    model, z = LatentUpsampler(4, 4, (16, 8), norm_num_groups=groups).eval(), torch.randn(1, 4, 16, 16)
-    exact = model.upsample(z, 32, 32)
-    rounded = model.to(torch.bfloat16).upsample(z, 32, 32)
+    model = LatentUpsampler(4, 4, (16, 8), norm_num_groups=groups, any_ratio=True).eval()
+    z = torch.randn(1, 4, 16, 16)
+    exact = model.upsample(z, side, side)
+    rounded = model.to(torch.bfloat16).upsample(z, side, side)
     assert rounded.dtype == torch.float32, "of the latents that were given"
     assert (rounded - exact).norm() < 0.02 * exact.norm()
 
@@ -146,6 +179,11 @@ def test_refusals():
         LatentUpsampler(act_fn="relu")
     with pytest.raises(ValueError, match="4 channels"):
         LatentUpsampler().upsample(torch.randn(1, 4, 8, 8), 16, 16)
+    with pytest.raises(ValueError, match=r"only doubles, to \(16, 12\)"):
+        local()(torch.randn(1, 4, 8, 6), (12, 12))
+    for size in ((17, 12), (8, 5)):
+        with pytest.raises(ValueError, match=r"from \(8, 6\) to \(16, 12\)"):
+            local(any_ratio=True)(torch.randn(1, 4, 8, 6), size)
 
 
 def test_a_file_that_lacks_a_weight_is_refused_by_its_name(tmp_path):

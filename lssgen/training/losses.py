@@ -11,8 +11,9 @@ import torch.nn.functional as F
 
 from lssgen.training import measures
 
-WEIGHTS = {"latents": 0.1, "pixels": 1.0, "colours": 1.0}  # the user chooses that of energy
+WEIGHTS = {"latents": 0.1, "pixels": 1.0, "colours": 1.0, "kept": 1.0}  # the user chooses that of energy
 FLAT_ERROR, FLAT_AMPLITUDE = 5e-3, 1e-2  # added, squared error and amplitude, so that flat pictures count no more
+KEPT_ERROR = 1e-3  # added to the squared error of what is imitated
 CELL = 32  # pixels of a side
 
 
@@ -21,22 +22,27 @@ def latents_error(made: torch.Tensor, true: torch.Tensor, deviation: torch.Tenso
     return ((made - true) / deviation).abs().mean()
 
 
+def kept_error(made: torch.Tensor, kept: torch.Tensor, deviation: torch.Tensor) -> torch.Tensor:
+    """Logarithm of the mean squared difference in units of each channel's deviation."""
+    return (((made - kept) / deviation).square().mean() + KEPT_ERROR).log()
+
+
 def pixels_error(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
     """Logarithm of each picture's mean squared error, averaged."""
     return ((made - true).square().mean((1, 2, 3)) + FLAT_ERROR).log().mean()
 
 
-def energy_error(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+def energy_error(made: torch.Tensor, true: torch.Tensor, ratio: float) -> torch.Tensor:
     """Mean absolute difference of the amplitude in each CELL of a picture over its mean true one, averaged, in the top
-    octave that the small picture carries."""
-    of_made, of_true = _amplitude(made), _amplitude(true)
+    octave that a picture `ratio` times smaller carries."""
+    of_made, of_true = _amplitude(made, ratio), _amplitude(true, ratio)
     difference = (of_made - of_true).abs().mean((1, 2))
     return (difference / (of_true.mean((1, 2)) + FLAT_AMPLITUDE)).mean()
 
 
-def _amplitude(pixels: torch.Tensor) -> torch.Tensor:
+def _amplitude(pixels: torch.Tensor, ratio: float) -> torch.Tensor:
     """Root mean square of the octave in each cell, (B, H / CELL, W / CELL); one cell for a smaller picture."""
-    energy = F.avg_pool2d(measures.octave(pixels, 2.0).square().unsqueeze(1), min(CELL, *pixels.shape[-2:]))
+    energy = F.avg_pool2d(measures.octave(pixels, ratio).square().unsqueeze(1), min(CELL, *pixels.shape[-2:]))
     return energy.squeeze(1).clamp_min(1e-8).sqrt()
 
 

@@ -1,13 +1,14 @@
-"""What an upsampler learns from: crops of pictures at random scales, and the same at half the size, encoded.
+"""What an upsampler learns from: crops of pictures at random scales, and the same at half the size or more, encoded.
 
-The latents to learn are not those of the crop itself. What the half cannot tell of them, fine texture, averages out in
-an answer, and averages of latents decode to darker, flatter pictures than the average picture. So the target is the
-encoding of the half enlarged by interpolation, which the half tells all but wholly, with a share DETAIL of what the
-crop has beyond it.
+The latents to learn are not those of the crop itself. What the smaller one cannot tell of them, fine texture, averages
+out in an answer, and averages of latents decode to darker, flatter pictures than the average picture. So the target is
+the encoding of the smaller one enlarged by interpolation, which it tells all but wholly, with a share DETAIL of what
+the crop has beyond it.
 """
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 from collections import deque
@@ -24,6 +25,7 @@ from lssgen.training.vaes import Vae
 SMALLEST_SCALE = 0.3  # of a picture before it is cut
 BLURRED, BLUR = 0.1, (0.3, 0.6)  # share of small pictures blurred, and by how many pixels
 POOL = 1024  # encoded crops kept
+HALVES, SIZES = 0.5, 16  # share of crops made half as large; the others by a number of SIZES-ths above that
 CHOICE = 2  # crops of which the most detailed is kept
 PLAIN = 0.2  # share of crops with a box of one colour, which photographs seldom have
 DETAIL = 0.25  # share of the detail beyond interpolation that the target latents have
@@ -31,14 +33,22 @@ AHEAD = 2  # crops begun for each thread before they are asked for
 
 
 class Crops:
-    """Random square crops of pictures, each with the same crop at half the size. Threads may share it."""
+    """Random square crops of pictures, each with the same crop made smaller. Threads may share it.
 
-    def __init__(self, photos: Photos, seed: int) -> None:
+    Args:
+        photos: the pictures.
+        seed: of all that is random.
+        multiple: pixels that the smaller ones' sides are multiples of.
+    """
+
+    def __init__(self, photos: Photos, seed: int, multiple: int) -> None:
         self.photos, self.rng, self._lock = photos, random.Random(seed), threading.Lock()
         self._weights = photos.weights()
+        step = math.ceil(photos.side / SIZES / multiple) * multiple
+        self._sides = tuple(range(photos.side // 2 + step, photos.side, step))
 
     def __call__(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """(3, side, side) and (3, side / 2, side / 2) in [-1, 1]: of CHOICE crops the one with the most detail, since
+        """(3, side, side) and smaller (3, small, small) in [-1, 1]: of CHOICE crops the one with the most detail, since
         sky and blur teach little, but now and then with a plain box, so that white paper stays white.
 
         Raises:
@@ -47,7 +57,7 @@ class Crops:
         crop = max((self._next() for _ in range(CHOICE)), key=detail)
         if self.rng.random() < PLAIN:
             crop = self._with_box(crop)
-        return crop, self._half(crop)
+        return crop, self._smaller(crop)
 
     def _next(self) -> torch.Tensor:
         """A crop of any picture that is not broken."""
@@ -84,10 +94,12 @@ class Crops:
         boxed[:, max(0, top) : bottom, max(0, left) : right] = torch.tensor(colour).view(3, 1, 1)
         return boxed
 
-    def _half(self, crop: torch.Tensor) -> torch.Tensor:
-        """The crop at half the size, by area or bicubic, now and then a little blurred."""
-        half = self.photos.side // 2
-        small = shrink(crop[None], half, half, self.rng.choice(("area", "bicubic")))[0]
+    def _smaller(self, crop: torch.Tensor) -> torch.Tensor:
+        """The crop at half the size, or one between, by area or bicubic, now and then a little blurred."""
+        side = self.photos.side // 2
+        if self.rng.random() >= HALVES:
+            side = self.rng.choice(self._sides)
+        small = shrink(crop[None], side, side, self.rng.choice(("area", "bicubic")))[0]
         if self.rng.random() >= BLURRED:
             return small
         return pixels_of(image_of(small).filter(ImageFilter.GaussianBlur(self.rng.uniform(*BLUR))))
@@ -107,9 +119,9 @@ def detail(pixels: torch.Tensor) -> float:
     return float(pixels.diff(dim=1).abs().mean() + pixels.diff(dim=2).abs().mean())
 
 
-def softened(whole: torch.Tensor, half: torch.Tensor) -> torch.Tensor:
-    """(B, 3, H, W): the half enlarged, with a share DETAIL of what the whole has beyond it."""
-    enlarged = resize(half, *whole.shape[-2:], "bicubic").clamp(-1.0, 1.0)
+def softened(whole: torch.Tensor, small: torch.Tensor) -> torch.Tensor:
+    """(B, 3, H, W): the smaller one enlarged, with a share DETAIL of what the whole has beyond it."""
+    enlarged = resize(small, *whole.shape[-2:], "bicubic").clamp(-1.0, 1.0)
     return enlarged + DETAIL * (whole - enlarged)
 
 
@@ -150,15 +162,17 @@ class Pool:
 
     def add(self, count: int) -> None:
         """Encode so many new crops together."""
-        columns = zip(*self._ahead.take(count), strict=True)
-        whole, half = (torch.stack(column).to(self._device) for column in columns)
-        stored = ((whole + 1.0) * 127.5).round().byte()
-        low, high = self._vae.encode(half), self._vae.encode(softened(whole, half))
-        self._kept.extend(zip(low.split(1), high.split(1), stored.split(1), strict=True))
+        pairs = [[pixels[None].to(self._device) for pixels in pair] for pair in self._ahead.take(count)]
+        high = self._vae.encode(torch.cat([softened(whole, small) for whole, small in pairs])).split(1)
+        for (whole, small), latents in zip(pairs, high, strict=True):  # the small ones are of many sizes
+            self._kept.append((self._vae.encode(small), latents, ((whole + 1.0) * 127.5).round().byte()))
 
     def draw(self, rng: random.Random, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Latents of half the size (B, C, h, w), those to learn (B, C, 2h, 2w), pixels (B, 3, H, W) in [-1, 1]."""
-        rows = [self._kept[rng.randrange(len(self._kept))] for _ in range(count)]
+        """Small latents (B, C, h, w), all of one size, those to learn (B, C, H / f, W / f), pixels (B, 3, H, W) in
+        [-1, 1]."""
+        size = rng.choice(self._kept)[0].shape
+        alike = [row for row in self._kept if row[0].shape == size]
+        rows = [rng.choice(alike) for _ in range(count)]
         low, high, pixels = (torch.cat(column) for column in zip(*rows, strict=True))
         return low, high, pixels.float() / 127.5 - 1.0
 

@@ -18,7 +18,7 @@ from lssgen.upsampler import LatentUpsampler
 SETTINGS = "training.json"
 PRECISIONS = ("no", "bf16", "fp16")
 SIZES = {  # name: widths for so many latent channels. All blocks but the last two work at the small size
-    "small": lambda channels: (58 if channels >= 16 else 30,) * 8,  # 525,670 parameters for 16, 138,574 for 4
+    "small": lambda channels: (58 if channels >= 16 else 30,) * 8,  # 528,280 parameters for 16, 139,924 for 4
     "large": lambda channels: (128 if channels >= 16 else 112,) * 8,  # 2.5 M parameters for 16, 1.9 M for 4
 }
 
@@ -39,6 +39,8 @@ class Training:
         seed: of weights, crops and windows.
         size: one of SIZES.
         init: a LatentUpsampler's folder to start from, in place of `size`.
+        keep: a LatentUpsampler's folder whose doubling is to be imitated, so that only the other ratios are learnt
+            from pictures.
         precision: one of PRECISIONS.
         pixels_from: share of the training after which latents are decoded for the losses of pixels; 1 for never.
         energy: weight of the loss of energy: more is sharper, 0 the best PSNR.
@@ -58,6 +60,7 @@ class Training:
     seed: int = 0
     size: str = "small"
     init: str = ""
+    keep: str = ""
     precision: str = "no"
     pixels_from: float = 0.5
     energy: float = 0.3
@@ -104,7 +107,7 @@ def resumed(kept: Training, given: dict[str, Any]) -> Training:
     return replace(kept, **(timed | given))
 
 
-def build(size: str, channels: int, name: str) -> LatentUpsampler:
+def build(size: str, channels: int, name: str, *, any_ratio: bool = True) -> LatentUpsampler:
     """A new upsampler of one of SIZES for the latent space called `name`.
 
     Most of its blocks come before the doubling, where they cost a quarter and see twice as far, and it has no norms:
@@ -113,7 +116,7 @@ def build(size: str, channels: int, name: str) -> LatentUpsampler:
     widths = SIZES[size](channels)
     up = tuple(k == len(widths) - 2 for k in range(len(widths)))
     strides = tuple(2 if here else 1 for here in up)
-    return LatentUpsampler(channels, channels, widths, strides, up, norm_num_groups=0, vae=name)
+    return LatentUpsampler(channels, channels, widths, strides, up, norm_num_groups=0, vae=name, any_ratio=any_ratio)
 
 
 def model_for(training: Training, vae: Vae, resumed: Path | None) -> LatentUpsampler:
@@ -127,8 +130,8 @@ def model_for(training: Training, vae: Vae, resumed: Path | None) -> LatentUpsam
     if resumed is None:
         begun = checkpoint(Path(training.init).expanduser(), vae)
         settings = {name: value for name, value in begun.config.items() if not name.startswith("_")}
-        model = LatentUpsampler(**settings | {"vae": vae.name})  # its configuration does not name where it came from
-        model.load_state_dict(begun.state_dict())
+        model = LatentUpsampler(**settings | {"vae": vae.name, "any_ratio": True})  # and not where it came from
+        model.load_state_dict(widened(begun.state_dict(), model.state_dict()))
         return model
     try:
         model = LatentUpsampler.from_config(LatentUpsampler.load_config(resumed, local_files_only=True))
@@ -139,6 +142,16 @@ def model_for(training: Training, vae: Vae, resumed: Path | None) -> LatentUpsam
     if model.config.vae != vae.name:
         raise ValueError(f"{resumed} is for the latents of {model.config.vae!r}; these are of {vae.name!r}")
     return model
+
+
+def widened(state: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights of an upsampler that only doubles for one of `any_ratio`: what it reads besides counts nothing."""
+    return {
+        name: torch.cat([weight, torch.zeros_like(wanted[name][:, weight.shape[1] :])], 1)
+        if weight.shape != wanted[name].shape
+        else weight
+        for name, weight in state.items()
+    }
 
 
 def best_precision() -> str:

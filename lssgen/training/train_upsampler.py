@@ -1,12 +1,12 @@
-"""Train a x2 LatentUpsampler for any autoencoder on any folder of pictures.
+"""Train a LatentUpsampler for any autoencoder on any folder of pictures.
 
-Pairs are encodings of a crop at a random scale and of the same crop at half its size. Encoding costs more than a step
-of the small network, so encoded crops are kept in a pool that is renewed crop by crop as training goes on. The loss is
-the L1 of the latents in units of their deviation (to which latents, `lssgen.training.pairs` says). In the second part
-they are decoded besides, for losses to the *true* picture's pixels (`lssgen.training.losses`): a step takes several
-times as long, colours come right, and most is won. A GPU decodes whole crops; a processor a window of each, since more
-pictures teach more than larger windows do. A little noise goes onto the input, since sampled latents are not encoded
-photographs.
+Pairs are encodings of a crop at a random scale and of the same crop made smaller, by 2 or less. Encoding costs more
+than a step of the small network, so encoded crops are kept in a pool that is renewed crop by crop as training goes on.
+The loss is the L1 of the latents in units of their deviation (to which latents, `lssgen.training.pairs` says). In the
+second part they are decoded besides, for losses to the *true* picture's pixels (`lssgen.training.losses`): a step takes
+several times as long, colours come right, and most is won. A GPU decodes whole crops; a processor a window of each,
+since more pictures teach more than larger windows do. A little noise goes onto the input, since sampled latents are not
+encoded photographs.
 
 accelerate brings device, mixed precision and several processes, whose gradients are averaged and of which the main one
 writes. OUT holds what is needed to go on: the upsampler's folder of averaged weights, training.json, a checkpoint.
@@ -67,15 +67,16 @@ class Trainer:
         out: folder for checkpoints.
         accelerator: device, precision, processes.
         vae, model, found: the autoencoder, the upsampler to train, the pictures.
+        kept: an upsampler whose doubling is imitated.
         resume: go on from the checkpoint in `out`.
         say: told the progress.
     """
 
     def __init__(
         self, training: Training, out: Path, accelerator: Accelerator, vae: Vae, model: LatentUpsampler,
-        found: photos.Photos, *, resume: bool, say: Say,
+        found: photos.Photos, *, resume: bool, say: Say, kept: LatentUpsampler | None = None,
     ) -> None:  # fmt: skip
-        self.training, self.accelerator, self.vae, self.say = training, accelerator, vae, say
+        self.training, self.accelerator, self.vae, self.say, self.kept = training, accelerator, vae, say, kept
         self.weights = {**losses.WEIGHTS, "energy": training.energy}  # of the losses
         self.path, self.step, self.spent = out / CHECKPOINT, 0, 0.0
         self.plain = model.to(accelerator.device).train()
@@ -92,7 +93,7 @@ class Trainer:
         torch.manual_seed(seed)
         self.on_gpu = accelerator.device.type != "cpu"
         torch.backends.cudnn.benchmark = True  # all batches are alike
-        self.pool = Pool(Crops(found, seed), vae, accelerator.device, THREADS if self.on_gpu else 0)
+        self.pool = Pool(Crops(found, seed, vae.multiple), vae, accelerator.device, THREADS if self.on_gpu else 0)
         self.seen: dict[str, deque[torch.Tensor]] = {}  # the last losses
 
     def run(self) -> None:
@@ -128,14 +129,20 @@ class Trainer:
     def losses(
         self, low: torch.Tensor, high: torch.Tensor, pixels: torch.Tensor, *, decoded: bool
     ) -> dict[str, torch.Tensor]:
-        """`latents` and, where `decoded`, `pixels`, `energy` and `colours`, of a batch as `Pool.draw` gives it."""
+        """`latents` and, where `decoded`, `pixels`, `energy` and `colours`, of a batch as `Pool.draw` gives it; `kept`
+        alone where doubling is imitated."""
         noise = NOISE * self.deviation * torch.rand(len(low), 1, 1, 1, device=low.device) * torch.randn_like(low)
-        made = self.model(low + noise).float()
+        ratio = high.shape[-1] / low.shape[-1]
+        made = self.model(low + noise, tuple(high.shape[-2:])).float()
+        if self.kept is not None and ratio == 2:
+            with torch.no_grad(), self._autoencoder_precision():
+                kept = self.kept(low + noise).float()
+            return {"kept": losses.kept_error(made, kept, self.deviation)}
         found = {"latents": losses.latents_error(made, high, self.deviation)}
         if decoded:
             shown, true = self._decoded(made, pixels)
             found["pixels"] = losses.pixels_error(shown, true)
-            found["energy"] = losses.energy_error(shown, true)
+            found["energy"] = losses.energy_error(shown, true, ratio)
             found["colours"] = losses.colours_error(shown, true)
         return found
 
@@ -228,6 +235,7 @@ def train(
     say(f"{found}; {len(held_out)} held out; crops of {side} px")
     torch.manual_seed(training.seed)
     model = model_for(training, vae, out if resume else None)
+    kept = checkpoint(Path(training.keep).expanduser(), vae).to(accelerator.device) if training.keep else None
     out.mkdir(parents=True, exist_ok=True)
     facts = {"training": asdict(training), "vae": vae.name, "parameters": sum(p.numel() for p in model.parameters())}
     say(f"{facts['parameters']:,} parameters on {accelerator.device}, latents of {vae.name or 'an unnamed VAE'}")
@@ -237,7 +245,7 @@ def train(
         _write(out, facts)
     if log:
         accelerator.init_trackers("upsampler")
-    trainer = Trainer(training, out, accelerator, vae, model, found, resume=resume, say=say)
+    trainer = Trainer(training, out, accelerator, vae, model, found, resume=resume, say=say, kept=kept)
     try:
         trainer.run()
     except (MemoryError, RuntimeError) as error:

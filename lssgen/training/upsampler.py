@@ -31,9 +31,12 @@ CHECKPOINT = "upsampler"
 
 
 def build() -> LatentUpsampler:
-    """The recipe's small network, 524,392 parameters. Without norms: they tied a flat colour to the rest of the
-    picture, and doubled latents of coloured backgrounds came out 1.2 to 1.4 times too strong, with a grid."""
-    return recipe.build("small", 16, "embedded")
+    """The recipe's small network for doubling alone, 525,670 parameters.
+
+    Without norms: they tied a flat colour to the rest of the picture, and doubled latents of coloured backgrounds came
+    out 1.2 to 1.4 times too strong, with a grid.
+    """
+    return recipe.build("small", 16, "embedded", any_ratio=False)
 
 
 def scaled_vae(work: Path, init: Path | None) -> AutoencoderKL:

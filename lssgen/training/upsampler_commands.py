@@ -53,6 +53,7 @@ def _training_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, help="(0)")
     parser.add_argument("--size", help="small (the default) or large, up to 3 M parameters")
     parser.add_argument("--init", metavar="DIR", help="a LatentUpsampler's folder to start from, in place of --size")
+    parser.add_argument("--keep", metavar="DIR", help="a LatentUpsampler's folder, to double latents as it does")
     parser.add_argument("--mixed-precision", dest="precision", metavar="no|bf16|fp16", help="if left out the faster")
     parser.add_argument("--pixels-from", type=float, help="share of the training after which pixels count (0.5)")
     parser.add_argument("--energy", type=float, help="weight of fine detail's energy: more is sharper (0.3)")

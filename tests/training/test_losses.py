@@ -18,6 +18,12 @@ def test_latents_count_in_units_of_their_deviation():
     assert losses.latents_error(made, true, torch.tensor([1.0, 6.0]).view(1, 2, 1, 1)) == 0.75
 
 
+def test_what_is_imitated_counts_by_the_logarithm_in_units_of_the_deviation():
+    kept, deviation = torch.zeros(2, 2, 4, 4), torch.tensor([1.0, 2.0]).view(1, 2, 1, 1)
+    assert losses.kept_error(kept, kept, deviation).item() == pytest.approx(math.log(losses.KEPT_ERROR))
+    assert losses.kept_error(kept + 2 * deviation, kept, deviation).item() == pytest.approx(math.log(4), abs=1e-3)
+
+
 def test_ten_times_the_error_is_twenty_decibels_in_each_picture():
     true = torch.zeros(2, 3, 32, 32)
     small, large = losses.pixels_error(true + 1.0, true), losses.pixels_error(true + 10.0, true)
@@ -27,20 +33,20 @@ def test_ten_times_the_error_is_twenty_decibels_in_each_picture():
 
 def test_half_the_amplitude_is_an_energy_error_of_a_half():
     true = 2 * noise(2, 3, 64, 64)
-    torch.testing.assert_close(losses.energy_error(true / 2, true), torch.tensor(0.5), atol=0.04, rtol=0)
-    torch.testing.assert_close(losses.energy_error(1 - true, true), torch.tensor(0.0), atol=1e-4, rtol=0)
-    assert losses.energy_error(true, true) == 0
+    torch.testing.assert_close(losses.energy_error(true / 2, true, 2.0), torch.tensor(0.5), atol=0.04, rtol=0)
+    torch.testing.assert_close(losses.energy_error(1 - true, true, 2.0), torch.tensor(0.0), atol=1e-4, rtol=0)
+    assert losses.energy_error(true, true, 2.0) == 0
     small = true[..., :24, :24]
-    torch.testing.assert_close(losses.energy_error(small / 2, small), torch.tensor(0.5), atol=0.1, rtol=0)
+    torch.testing.assert_close(losses.energy_error(small / 2, small, 2.0), torch.tensor(0.5), atol=0.1, rtol=0)
     flat = torch.zeros(2, 3, 64, 64)
-    assert losses.energy_error(flat + 0.01 * noise(2, 3, 64, 64), flat) < 0.5, "no division by nothing"
+    assert losses.energy_error(flat + 0.01 * noise(2, 3, 64, 64), flat, 2.0) < 0.5, "no division by nothing"
 
 
 def test_energy_counts_where_it_is():
     """Half of the picture is flat: the same energy on the wrong side is a whole error on both."""
     true = torch.cat([noise(2, 3, 64, 64), torch.full((2, 3, 64, 64), 0.5)], dim=-1)
-    assert losses.energy_error(true, true) == 0
-    assert losses.energy_error(true.flip(-1), true) > 0.9
+    assert losses.energy_error(true, true, 2.0) == 0
+    assert losses.energy_error(true.flip(-1), true, 2.0) > 0.9
 
 
 def test_colours_are_the_means_of_channels():

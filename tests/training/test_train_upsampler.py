@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import shutil
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from PIL import Image, ImageDraw
 
 from lssgen.__main__ import main
 from lssgen.training import decodes, eval_upsampler, measures, pairs, photos, recipe, train_upsampler, vaes
+from lssgen.training.losses import KEPT_ERROR as KEPT
 from lssgen.training.recipe import Training, build, recall
 from lssgen.upsampler import LatentUpsampler
 from tests.families import tiny as pipelines
@@ -169,6 +172,18 @@ def test_it_starts_from_another_upsampler(trained, images, vae_folder, tmp_path)
     assert "_name_or_path" not in json.loads((tmp_path / "config.json").read_text())
 
 
+def test_one_that_only_doubles_learns_the_other_ratios_and_keeps_its_doubling(images, vae_folder, tmp_path):
+    torch.manual_seed(0)
+    LatentUpsampler(4, 4, (8, 4), norm_num_groups=2, vae="toy").save_pretrained(tmp_path / "old")
+    old, out = tmp_path / "old", tmp_path / "out"
+    options = ["--vae", vae_folder, "--images", images, "--out", out, "--key", "toy", "--init", old, "--keep", old]
+    assert run("train-upsampler", *options, *SMALL, "--learning-rate", 1e-9) == 0
+    model, z = LatentUpsampler.from_pretrained(out), torch.randn(1, 4, 8, 8)
+    assert model.config.any_ratio
+    assert recall(out).keep == str(old)
+    torch.testing.assert_close(model(z), LatentUpsampler.from_pretrained(old)(z), atol=2e-2, rtol=0)
+
+
 @pytest.mark.parametrize("kind", ["flux2", "sana", "qwen-image", "tiny"])
 def test_it_trains_for_any_kind_of_autoencoder(kind, images, tmp_path):
     """FLUX.2's patches, AutoencoderDC, a video autoencoder, TAESD's files; in bfloat16, too."""
@@ -203,12 +218,24 @@ def test_a_gpu_decodes_whole_crops(images, vae_folder, tmp_path):
 
 
 def test_crops_may_be_cut_ahead_in_threads(images, vae_folder):
-    pool = pairs.Pool(pairs.Crops(photos.find(images, 64), 0), vaes.load(str(vae_folder)), torch.device("cpu"), 2)
+    pool = pairs.Pool(pairs.Crops(photos.find(images, 64), 0, 4), vaes.load(str(vae_folder)), torch.device("cpu"), 2)
     for count in (3, 5):
         pool.add(count)
     pool.close()
     low, high, pixels = pool.draw(random.Random(0), 8)
-    assert (low.shape[-1], high.shape[-1], pixels.shape) == (8, 16, (8, 3, 64, 64))
+    assert 8 <= low.shape[-1] < high.shape[-1] == 16
+    assert (len(low), len(high), pixels.shape) == (8, 8, (8, 3, 64, 64))
+
+
+def test_a_batch_is_of_one_size_and_half_of_all_are_doubled(images, vae_folder):
+    """Crops of 64 px, whose smaller ones have sides that are multiples of 4 or of 8."""
+    crops = pairs.Crops(photos.find(images, 64), 0, 4)
+    pool, rng = pairs.Pool(crops, vaes.load(str(vae_folder)), torch.device("cpu")), random.Random(0)
+    pool.add(80)
+    sides = [pool.draw(rng, 4)[0].shape[-1] for _ in range(200)]
+    assert set(sides) == set(range(8, 16))
+    assert 0.3 < sides.count(8) / len(sides) < 0.7
+    assert {pairs.Crops(crops.photos, 1, 8)()[1].shape[-1] for _ in range(100)} <= {32, 40, 48, 56}
 
 
 def test_what_fails_in_a_thread_is_raised():
@@ -238,11 +265,29 @@ def test_losses_fall_on_one_batch(images, vae_folder, tmp_path):
     for _ in range(40):
         trainer._update(0.5)
     after = trainer.losses(*batch, decoded=True)
-    assert set(before) == set(trainer.weights)
-    assert set(trainer.weights) == {"latents", "pixels", "energy", "colours"}
+    assert set(before) == {"latents", "pixels", "energy", "colours"} == set(trainer.weights) - {"kept"}
     assert after["pixels"] < before["pixels"]
     before, after = (sum(trainer.weights[name] * loss for name, loss in found.items()) for found in (before, after))
     assert after < before - 0.1
+
+
+def test_doubling_is_imitated_and_only_doubling(images, vae_folder, tmp_path):
+    trainer = toy_trainer(images, vae_folder, tmp_path)
+    torch.manual_seed(1)
+    trainer.kept = build("small", 4, "toy")
+    low = torch.randn(4, 4, 8, 8)
+    high, pixels = torch.zeros(4, 4, 16, 16), torch.zeros(4, 3, 64, 64)
+    trainer.pool.draw = lambda *_: (low, high, pixels)
+    before = trainer.losses(low, high, pixels, decoded=True)
+    for _ in range(40):
+        trainer._update(0.5)
+    after = trainer.losses(low, high, pixels, decoded=True)
+    assert set(before) == {"kept"}
+    assert after["kept"] < before["kept"] - 1
+    trainer.plain.load_state_dict(trainer.kept.state_dict())
+    same = trainer.losses(low, high, pixels, decoded=True)["kept"].item()
+    assert same == pytest.approx(math.log(KEPT), abs=0.05), "in units of a small deviation"
+    assert "kept" not in trainer.losses(torch.randn(4, 4, 9, 9), high, pixels, decoded=True)
 
 
 def test_latents_come_nearer_where_they_alone_count(images, vae_folder, tmp_path):
@@ -307,6 +352,7 @@ def test_wrong_channels_and_folders_are_refused(trained, images, tmp_path, capsy
         capsys, "train-upsampler", "--resume", "--out", trained, "--vae", tmp_path / "eight"
     )
     assert "4 latent channels" in refusal(capsys, "train-upsampler", *eight, *out, "--init", trained)
+    assert "4 latent channels" in refusal(capsys, "train-upsampler", *eight, *out, "--keep", trained)
     assert "4 latent channels" in refusal(capsys, "eval-upsampler", *eight, "--checkpoint", trained)
     assert "nothing to resume" in refusal(capsys, "train-upsampler", "--resume", "--out", tmp_path / "nowhere")
     assert "--vae and --images" in refusal(capsys, "train-upsampler", *out)
@@ -354,16 +400,17 @@ def test_small_and_broken_pictures_are_left_out_and_counted(tmp_path):
     (tmp_path / "notes.txt").write_text("no picture")
     found = photos.find(tmp_path, 64)
     assert (len(found.paths), found.small, found.broken) == (10, 1, 1)
-    crops = pairs.Crops(found, 0)
+    crops = pairs.Crops(found, 0, 4)
     for _ in range(80):  # the torn one is found out when it is drawn
-        crop, half = crops()
-        assert (crop.shape, half.shape) == ((3, 64, 64), (3, 32, 32))
+        crop, smaller = crops()
+        assert crop.shape == (3, 64, 64)
+        assert smaller.shape[1:] in {(side, side) for side in range(32, 64, 4)}
     assert found.broken == 2
     with pytest.raises(ValueError, match="0 pictures; 11 too small and 1 broken left out; at least 8"):
         photos.find(tmp_path, 256)
     (tmp_path / "7.webp").unlink()
     (tmp_path / "8.webp").unlink()
-    few = pairs.Crops(photos.find(tmp_path, 64), 0)
+    few = pairs.Crops(photos.find(tmp_path, 64), 0, 4)
     with pytest.raises(ValueError, match="2 pictures are broken and 7 are left; 8 are needed"):
         [few() for _ in range(80)]
 
@@ -375,12 +422,12 @@ def test_what_is_transparent_is_laid_on_a_colour(tmp_path):
     assert photos.read(tmp_path / "grey.png").getpixel((0, 0)) == (9, 9, 9)
 
 
-def test_a_crop_and_its_half_show_the_same(images):
-    """Half the size by area or bicubic, seldom blurred: enlarged it is near the crop, and the same way round."""
-    crops = pairs.Crops(photos.find(images, 64), 0)
+def test_a_crop_and_its_smaller_one_show_the_same(images):
+    """Smaller by area or bicubic, seldom blurred: enlarged it is near the crop, and the same way round."""
+    crops = pairs.Crops(photos.find(images, 64), 0, 4)
     for _ in range(10):
-        crop, half = crops()
-        again = torch.nn.functional.interpolate(half[None], scale_factor=2, mode="bilinear")[0]
+        crop, small = crops()
+        again = torch.nn.functional.interpolate(small[None], (64, 64), mode="bilinear")[0]
         assert (again - crop).abs().mean() < 0.5 * (again.flip(2) - crop).abs().mean() + 0.02
 
 
@@ -388,7 +435,7 @@ def test_of_some_crops_the_most_detailed_is_kept(tmp_path, monkeypatch):
     for k in range(8):
         Image.new("RGB", (96, 96), (k, 0, 0)).save(tmp_path / f"flat{k}.png")
         drawing(k, 96).save(tmp_path / f"drawn{k}.png")
-    crops = pairs.Crops(photos.find(tmp_path, 64), 0)
+    crops = pairs.Crops(photos.find(tmp_path, 64), 0, 4)
     monkeypatch.setattr(pairs, "PLAIN", 0.0)
     monkeypatch.setattr(pairs, "CHOICE", 10)
     assert all(pairs.detail(crops()[0]) > 0 for _ in range(10))
@@ -398,7 +445,7 @@ def test_of_some_crops_the_most_detailed_is_kept(tmp_path, monkeypatch):
 
 def test_some_crops_have_a_plain_box(images, monkeypatch):
     monkeypatch.setattr(pairs, "PLAIN", 1.0)
-    crops = pairs.Crops(photos.find(images, 64), 0)
+    crops = pairs.Crops(photos.find(images, 64), 0, 4)
     shares = []
     for _ in range(40):
         crop, half = crops()
@@ -423,8 +470,25 @@ def test_evaluation_gives_every_method_at_every_ratio(trained, images, vae_folde
     assert learned["parameters"] == sum(p.numel() for p in LatentUpsampler.from_pretrained(trained).parameters())
     assert learned["milliseconds"] > 0
     assert len(learned["colour_shift"]) == 3
+    assert learned["plain_shift"] > 0
     assert run("eval-upsampler", *options[:4], "--ratios", 2, "--limit", 1) == 0
     assert "nearest" in capsys.readouterr().out
+
+
+def test_a_shift_of_plain_colours_is_found():
+    """By an autoencoder whose latents are the picture's means: an upsampler that darkens white alone."""
+    pool, up = torch.nn.functional.avg_pool2d, torch.nn.functional.interpolate
+    vae = SimpleNamespace(
+        factor=4, multiple=4, encode=lambda x: pool(x, 4), decode=lambda z: up(z, scale_factor=4.0, mode="nearest")
+    )
+
+    def darkened(z: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        white = (z == 1).all(1, keepdim=True)
+        return up(z - 0.2 * white, (height, width))
+
+    for upsample, shift in ((None, 0.0), (darkened, 25.5)):
+        found = eval_upsampler._plain_shift(vae, upsample, 1.5, torch.device("cpu"))
+        assert found == pytest.approx(shift, abs=1e-3)
 
 
 def test_the_decoded_pictures_are_laid_side_by_side(images, vae_folder, tmp_path, capsys):
