@@ -39,10 +39,14 @@ class Crops:
         photos: the pictures.
         seed: of all that is random.
         multiple: pixels that the smaller ones' sides are multiples of.
+        halves, plain: share of the crops that are made half as large, and that have a plain box.
     """
 
-    def __init__(self, photos: Photos, seed: int, multiple: int) -> None:
+    def __init__(
+        self, photos: Photos, seed: int, multiple: int, *, halves: float = HALVES, plain: float = PLAIN
+    ) -> None:
         self.photos, self.rng, self._lock = photos, random.Random(seed), threading.Lock()
+        self._halves, self._plain = halves, plain
         self._weights = photos.weights()
         step = math.ceil(photos.side / SIZES / multiple) * multiple
         self._sides = tuple(range(photos.side // 2 + step, photos.side, step))
@@ -55,7 +59,7 @@ class Crops:
             ValueError: if so many pictures turned out broken that fewer than LEAST are left.
         """
         crop = max((self._next() for _ in range(CHOICE)), key=detail)
-        if self.rng.random() < PLAIN:
+        if self.rng.random() < self._plain:
             crop = self._with_box(crop)
         return crop, self._smaller(crop)
 
@@ -97,7 +101,7 @@ class Crops:
     def _smaller(self, crop: torch.Tensor) -> torch.Tensor:
         """The crop at half the size, or one between, by area or bicubic, now and then a little blurred."""
         side = self.photos.side // 2
-        if self.rng.random() >= HALVES:
+        if self.rng.random() >= self._halves:
             side = self.rng.choice(self._sides)
         small = shrink(crop[None], side, side, self.rng.choice(("area", "bicubic")))[0]
         if self.rng.random() >= BLURRED:

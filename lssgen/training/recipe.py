@@ -44,6 +44,7 @@ class Training:
         precision: one of PRECISIONS.
         pixels_from: share of the training after which latents are decoded for the losses of pixels; 1 for never.
         energy: weight of the loss of energy: more is sharper, 0 the best PSNR.
+        contrast: factor of the detail in the latents that the trained upsampler gives.
 
     Raises:
         ValueError: for a value that cannot be trained with.
@@ -64,6 +65,7 @@ class Training:
     precision: str = "no"
     pixels_from: float = 0.5
     energy: float = 0.3
+    contrast: float = 1.0
 
     def __post_init__(self) -> None:
         if not 0 < self.minutes < float("inf"):
@@ -78,6 +80,8 @@ class Training:
             raise ValueError(f"pixels_from is {self.pixels_from}; it must be from 0 to 1, such as 0.5")
         if not 0 <= self.energy <= 10:
             raise ValueError(f"energy is {self.energy}; it must be from 0 to 10, such as 0.3")
+        if not 0.5 <= self.contrast <= 2:
+            raise ValueError(f"contrast is {self.contrast}; it must be from 0.5 to 2, such as 1")
         if self.size not in SIZES:
             raise ValueError(f"size is {self.size!r}; it must be one of {', '.join(SIZES)}")
         if self.precision not in PRECISIONS:

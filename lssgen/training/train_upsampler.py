@@ -31,6 +31,7 @@ from accelerate.utils import broadcast, is_tensorboard_available
 from lssgen.families.placement import out_of_memory
 from lssgen.hub import brief
 from lssgen.training import losses, photos, vaes
+from lssgen.training.calibration import calibrate
 from lssgen.training.common import (
     Average,
     MuonAdam,
@@ -215,8 +216,8 @@ def train(
         say: told the progress.
 
     Returns:
-        What training.json holds: `training`, `pictures`, `steps`, `seconds`, `parameters`, `held_out` PSNR in dB. In
-        processes other than the main one nothing.
+        What training.json holds: `training`, `pictures`, `steps`, `seconds`, `parameters`, `held_out` PSNR in dB, and
+        as `calibrated` what `lssgen.training.calibration` left. In processes other than the main one nothing.
 
     Raises:
         ValueError: for pictures, an autoencoder, an upsampler or a checkpoint that cannot be used, or for want of
@@ -255,7 +256,10 @@ def train(
     accelerator.end_training()
     if not accelerator.is_main_process:
         return {}
-    load_average(trainer.path, trainer.plain).half().save_pretrained(out)
+    trained = load_average(trainer.path, trainer.plain)
+    crops = Crops(found, training.seed, vae.multiple, halves=1.0, plain=0.0)
+    facts["calibrated"] = calibrate(trained, vae, crops, accelerator.device, training.contrast)
+    trained.half().save_pretrained(out)
     counts = {"used": len(found.paths), "held_out": len(held_out), "small": found.small, "broken": found.broken}
     facts |= {"pictures": counts, "steps": trainer.step, "seconds": round(trainer.spent, 1)}
     facts["held_out"] = _held_out(vae, held_out, out, accelerator.device, say)

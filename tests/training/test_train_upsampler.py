@@ -164,7 +164,8 @@ def test_a_training_is_not_written_over(trained, images, vae_folder, capsys):
     assert "add --resume" in refusal(capsys, *again)
 
 
-def test_it_starts_from_another_upsampler(trained, images, vae_folder, tmp_path):
+def test_it_starts_from_another_upsampler(trained, images, vae_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_upsampler, "calibrate", lambda *_: {})
     options = ["--vae", vae_folder, "--images", images, "--out", tmp_path, "--init", trained, *SMALL, "--seed", 5]
     assert run("train-upsampler", *options, "--learning-rate", 1e-9) == 0
     stored, again = (LatentUpsampler.from_pretrained(folder).state_dict() for folder in (trained, tmp_path))
@@ -172,7 +173,10 @@ def test_it_starts_from_another_upsampler(trained, images, vae_folder, tmp_path)
     assert "_name_or_path" not in json.loads((tmp_path / "config.json").read_text())
 
 
-def test_one_that_only_doubles_learns_the_other_ratios_and_keeps_its_doubling(images, vae_folder, tmp_path):
+def test_one_that_only_doubles_learns_the_other_ratios_and_keeps_its_doubling(
+    images, vae_folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(train_upsampler, "calibrate", lambda *_: {})
     torch.manual_seed(0)
     LatentUpsampler(4, 4, (8, 4), norm_num_groups=2, vae="toy").save_pretrained(tmp_path / "old")
     old, out = tmp_path / "old", tmp_path / "out"
@@ -435,17 +439,15 @@ def test_of_some_crops_the_most_detailed_is_kept(tmp_path, monkeypatch):
     for k in range(8):
         Image.new("RGB", (96, 96), (k, 0, 0)).save(tmp_path / f"flat{k}.png")
         drawing(k, 96).save(tmp_path / f"drawn{k}.png")
-    crops = pairs.Crops(photos.find(tmp_path, 64), 0, 4)
-    monkeypatch.setattr(pairs, "PLAIN", 0.0)
+    crops = pairs.Crops(photos.find(tmp_path, 64), 0, 4, plain=0.0)
     monkeypatch.setattr(pairs, "CHOICE", 10)
     assert all(pairs.detail(crops()[0]) > 0 for _ in range(10))
     monkeypatch.setattr(pairs, "CHOICE", 1)
     assert any(pairs.detail(crops()[0]) == 0 for _ in range(10))
 
 
-def test_some_crops_have_a_plain_box(images, monkeypatch):
-    monkeypatch.setattr(pairs, "PLAIN", 1.0)
-    crops = pairs.Crops(photos.find(images, 64), 0, 4)
+def test_some_crops_have_a_plain_box(images):
+    crops = pairs.Crops(photos.find(images, 64), 0, 4, plain=1.0)
     shares = []
     for _ in range(40):
         crop, half = crops()

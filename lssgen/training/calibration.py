@@ -1,0 +1,104 @@
+"""The last touch on a trained upsampler: contrast and colours, by its last layer alone.
+
+A network that answers with averages keeps colours but lacks fine detail, and the mean colours of what it decodes to are
+off by a step or two of 255. Latents tell a patch's mean colour by three directions, nearly linearly; all else in them
+is detail. So detail is multiplied by a number, and a constant is added for the colours: a linear map of the latents,
+which the last convolution takes in without a cost.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from lssgen.training import measures
+from lssgen.training.pairs import Crops
+from lssgen.training.vaes import Vae
+from lssgen.upsampler import LatentUpsampler
+
+CROPS, PROBED = 48, 12  # measured on; of them, to learn how colours answer to a constant
+ROUNDS = 2  # of mending the colours
+LEAST = 0.3  # steps that colours must answer by to one asked for, or they are left as they are
+
+
+@dataclass(frozen=True)
+class Colours:
+    """How latents tell colour, by least squares: deviations' units, `map` (3, C) to the mean colour of a patch.
+
+    Args:
+        mean, deviation: of the latents' channels, (C,).
+        map: of latents without mean, over deviation, to colours in [-1, 1].
+    """
+
+    mean: torch.Tensor
+    deviation: torch.Tensor
+    map: torch.Tensor
+
+    @classmethod
+    def of(cls, latents: torch.Tensor, pixels: torch.Tensor) -> Colours:
+        """Of latents (B, C, h, w) and the pictures (B, 3, H, W) that they are of."""
+        deviation, patches = latents.std((0, 2, 3)).clamp_min(1e-4), F.adaptive_avg_pool2d(pixels, latents.shape[-2:])
+        inputs, colours = (x.movedim(1, -1).flatten(0, 2) for x in (latents, patches))
+        mean = inputs.mean(0)
+        inputs, colours = (inputs - mean) / deviation, colours - colours.mean(0)
+        found = torch.linalg.lstsq(inputs.double().cpu(), colours.double().cpu())  # there it minds a dead channel
+        return cls(mean, deviation, found.solution.T.to(mean))
+
+    def contrasted(self, contrast: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """(C, C) and (C,) of the map that multiplies by `contrast` what is no colour, about the mean."""
+        colour = torch.linalg.pinv(self.map) @ self.map
+        rest = torch.eye(len(self.mean), device=colour.device) - colour
+        matrix = torch.diag(self.deviation) @ (rest * (contrast - 1.0)) @ torch.diag(1.0 / self.deviation)
+        return matrix + torch.eye(len(self.mean), device=colour.device), -matrix @ self.mean
+
+    def directions(self) -> torch.Tensor:
+        """(3, C): the smallest changes of latents that change red, green and blue by about a step of 255."""
+        return (torch.linalg.pinv(self.map) * 2.0 / 255.0).T * self.deviation
+
+
+@torch.no_grad()
+def calibrate(model: LatentUpsampler, vae: Vae, crops: Crops, device: torch.device, contrast: float) -> dict:
+    """Multiply the detail of what `model` gives by `contrast`, then mend its mean colours, in place.
+
+    Args:
+        model: float32, on `device`.
+        vae: its autoencoder.
+        crops: cuts pictures and their halves, to measure the colours on.
+        contrast: above 0; 1 leaves detail as it is.
+
+    Returns:
+        `energy_ratio` at x2 and `colour_shift` in 1/255 (see `measures`) on the crops, afterwards.
+    """
+    pairs = [[pixels[None].to(device) for pixels in crops()] for _ in range(CROPS)]
+    true = torch.cat([whole for whole, _ in pairs])
+    colours = Colours.of(torch.cat([vae.encode(whole) for whole, _ in pairs]), true)
+    low = [vae.encode(small) for _, small in pairs]
+    if contrast != 1.0:
+        apply(model, *colours.contrasted(contrast))
+    true, bias = true * 0.5 + 0.5, model.upsampler.conv_out.bias
+
+    def shift(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of the first so many crops: (3,) in 1/255, and the pictures."""
+        made = torch.cat([vae.decode(model(z)).clamp(-1.0, 1.0) for z in low[:count]]) * 0.5 + 0.5
+        return measures.colour_shift(made, true[:count]).mean(0), made
+
+    directions, before, response = colours.directions(), shift(PROBED)[0], []
+    for direction in directions:
+        bias += direction
+        response.append(shift(PROBED)[0] - before)
+        bias -= direction
+    inverse = torch.linalg.pinv(torch.stack(response, 1), atol=LEAST)
+    for _ in range(ROUNDS):
+        bias -= (inverse @ shift(CROPS)[0]) @ directions
+    left, made = shift(CROPS)
+    energy = measures.energy_ratio(made, true, 2.0).mean().item()
+    return {"energy_ratio": round(energy, 3), "colour_shift": [round(value, 2) for value in left.tolist()]}
+
+
+def apply(model: LatentUpsampler, matrix: torch.Tensor, offset: torch.Tensor) -> None:
+    """Take a map of latents, (C, C) and (C,), into the last convolution of `model`."""
+    last = model.upsampler.conv_out
+    last.weight.copy_(torch.einsum("ij,jkyx->ikyx", matrix, last.weight))
+    last.bias.copy_(matrix @ last.bias + offset)
