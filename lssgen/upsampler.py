@@ -32,7 +32,8 @@ def phases(height: int, width: int, doubled: tuple[int, ...], like: torch.Tensor
     `like` (B, ...). For each axis sin and cos - 1 of 2 pi times the position; all 0 on the points themselves."""
 
     def axis(count: int, points: int) -> list[torch.Tensor]:
-        turns = 2 * math.pi * ((torch.arange(count, device=like.device) + 0.5) * points / count - 0.5)
+        places = (torch.arange(count, device=like.device) + 0.5) * points / count - 0.5
+        turns = 2 * math.pi * (places - places.round())
         return [turns.sin(), turns.cos() - 1.0]
 
     rows = [wave.view(-1, 1).expand(height, width) for wave in axis(height, doubled[0])]
@@ -130,7 +131,7 @@ class LatentUpsampler(ModelMixin, ConfigMixin):
         any_ratio: whether it can be asked for other sizes than the double; PHASES + 1 input channels more.
 
     Raises:
-        ValueError: if the lists differ in length, or a stride or activation is not supported.
+        ValueError: if the lists differ in length, or a stride, activation or interpolation is not supported.
     """
 
     @register_to_config
@@ -156,6 +157,8 @@ class LatentUpsampler(ModelMixin, ConfigMixin):
             raise ValueError(f"is_up_samples is {list(is_up_samples)}; exactly one block must double the size")
         if act_fn != "silu":
             raise ValueError(f"act_fn is {act_fn!r}; it must be 'silu'")
+        if any_ratio and interpolate != "bilinear":
+            raise ValueError(f"interpolate is {interpolate!r}; with any_ratio it must be 'bilinear'")
         self.upsampler = UpsamplerNet(
             in_channels,
             out_channels,
@@ -173,12 +176,12 @@ class LatentUpsampler(ModelMixin, ConfigMixin):
             ValueError: if `size` is not from (h, w) to (2h, 2w), or, without `any_ratio`, not the double.
         """
         h, w = latents.shape[-2:]
-        size = size or (2 * h, 2 * w)
+        size = tuple(size) if size else (2 * h, 2 * w)
         if not (h <= size[0] <= 2 * h and w <= size[1] <= 2 * w):
             raise ValueError(f"the size is {size}; it must be from {(h, w)} to {(2 * h, 2 * w)}")
         if not self.config.any_ratio and size != (2 * h, 2 * w):
             raise ValueError(f"the size is {size}; this upsampler only doubles, to {(2 * h, 2 * w)}")
-        return self.upsampler(latents, tuple(size))
+        return self.upsampler(latents, size)
 
     @torch.no_grad()
     def upsample(self, latents: torch.Tensor, height: int, width: int) -> torch.Tensor:

@@ -65,8 +65,8 @@ def test_what_was_trained_to_double_does_so_still_when_widened_for_any_ratio():
     doubling, any_ratio, z = local(), local(1, any_ratio=True), torch.randn(1, 4, 6, 6)
     any_ratio.load_state_dict(widened(doubling.state_dict(), any_ratio.state_dict()))
     with torch.no_grad():
-        assert torch.equal(any_ratio(z), doubling(z))
-        assert any_ratio(z, (9, 11)).shape == (1, 4, 9, 11)
+        torch.testing.assert_close(any_ratio(z), doubling(z))
+        assert any_ratio(z, [9, 11]).shape == (1, 4, 9, 11)
 
 
 def test_phases_are_nothing_on_the_points_and_turn_between_them():
@@ -76,8 +76,8 @@ def test_phases_are_nothing_on_the_points_and_turn_between_them():
     found = phases(16, 12, (16, 16), z)
     assert found[:, :2].abs().max() < 1e-5, "rows are on the points"
     turn = 2 * math.pi * (torch.arange(12) * 4 / 3 + 1 / 6)
-    torch.testing.assert_close(found[0, 2, 5], turn.sin(), atol=1e-5, rtol=0)
-    torch.testing.assert_close(found[1, 3, 0], turn.cos() - 1, atol=1e-5, rtol=0)
+    torch.testing.assert_close(found[0, 2, 5], turn.sin(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(found[1, 3, 0], turn.cos() - 1, atol=1e-4, rtol=0)
 
 
 REACH = 7  # low-resolution pixels that `local` sees each way: 1 + 2 + 2, and the doubling's and the last three, halved
@@ -177,6 +177,8 @@ def test_refusals():
         LatentUpsampler(strides=(2, 2), is_up_samples=(True, True))
     with pytest.raises(ValueError, match="'silu'"):
         LatentUpsampler(act_fn="relu")
+    with pytest.raises(ValueError, match="'bilinear'"):
+        LatentUpsampler(interpolate="nearest", any_ratio=True)
     with pytest.raises(ValueError, match="4 channels"):
         LatentUpsampler().upsample(torch.randn(1, 4, 8, 8), 16, 16)
     with pytest.raises(ValueError, match=r"only doubles, to \(16, 12\)"):

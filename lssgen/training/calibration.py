@@ -43,7 +43,7 @@ class Colours:
         inputs, colours = (x.movedim(1, -1).flatten(0, 2) for x in (latents, patches))
         mean = inputs.mean(0)
         inputs, colours = (inputs - mean) / deviation, colours - colours.mean(0)
-        found = torch.linalg.lstsq(inputs.double().cpu(), colours.double().cpu())  # there it minds a dead channel
+        found = torch.linalg.lstsq(inputs.cpu().double(), colours.cpu().double())  # minds dead channels
         return cls(mean, deviation, found.solution.T.to(mean))
 
     def contrasted(self, contrast: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -70,6 +70,9 @@ def calibrate(model: LatentUpsampler, vae: Vae, crops: Crops, device: torch.devi
 
     Returns:
         `energy_ratio` at x2 and `colour_shift` in 1/255 (see `measures`) on the crops, afterwards.
+
+    Raises:
+        ValueError: if what it gives is not finite.
     """
     pairs = [[pixels[None].to(device) for pixels in crops()] for _ in range(CROPS)]
     true = torch.cat([whole for whole, _ in pairs])
@@ -85,6 +88,8 @@ def calibrate(model: LatentUpsampler, vae: Vae, crops: Crops, device: torch.devi
         return measures.colour_shift(made, true[:count]).mean(0), made
 
     directions, before, response = colours.directions(), shift(PROBED)[0], []
+    if not before.isfinite().all():
+        raise ValueError("what the upsampler answers is not finite; train anew with a lower --learning-rate")
     for direction in directions:
         bias += direction
         response.append(shift(PROBED)[0] - before)

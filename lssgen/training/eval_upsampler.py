@@ -25,6 +25,7 @@ from lssgen.upsampler import LatentUpsampler, load_upsampler
 
 SIDE = 512  # pixels of the square measured on
 MOST = 16.0  # of the ratios
+PLAIN_SIDE = 24  # of a plain picture, in units of the autoencoder's
 COLOURS = [*product((-1.0, 1.0), repeat=3), (0.0, 0.0, 0.0)]  # black, white, the six pure colours, grey
 TRUE, CEILING, PLAIN = "true", "encode-decode", ("bicubic", "nearest", "pixel")
 Upsample = Callable[[torch.Tensor, int, int], torch.Tensor]
@@ -203,9 +204,10 @@ def _values(made: torch.Tensor, true: torch.Tensor, ratio: float) -> list[float]
 
 @torch.no_grad()
 def _plain_shift(vae: Vae, upsample: Upsample | None, ratio: float, device: torch.device) -> float:
-    """As a Row has it, of pictures of 16 sizes that the autoencoder takes; without `upsample` of the autoencoder."""
-    large = 16 * vae.multiple
-    small = min(max(round(16 / ratio), 1), 15) * vae.multiple if upsample else large
+    """As a Row has it, of squares of PLAIN_SIDE multiples that the autoencoder takes, made smaller to the nearest such;
+    without `upsample` of the autoencoder."""
+    large = PLAIN_SIDE * vae.multiple
+    small = min(max(round(PLAIN_SIDE / ratio), 1), PLAIN_SIDE - 1) * vae.multiple if upsample else large
     colours = torch.tensor(COLOURS, device=device).view(-1, 3, 1, 1)
     latents = vae.encode(colours.expand(-1, -1, small, small))
     if upsample:

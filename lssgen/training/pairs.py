@@ -25,7 +25,7 @@ from lssgen.training.vaes import Vae
 SMALLEST_SCALE = 0.3  # of a picture before it is cut
 BLURRED, BLUR = 0.1, (0.3, 0.6)  # share of small pictures blurred, and by how many pixels
 POOL = 1024  # encoded crops kept
-HALVES, SIZES = 0.5, 16  # share of crops made half as large; the others by a number of SIZES-ths above that
+HALVES, PARTS = 0.5, 16  # share of crops made half as large; the others by a number of PARTS-ths more
 CHOICE = 2  # crops of which the most detailed is kept
 PLAIN = 0.2  # share of crops with a box of one colour, which photographs seldom have
 DETAIL = 0.25  # share of the detail beyond interpolation that the target latents have
@@ -48,7 +48,7 @@ class Crops:
         self.photos, self.rng, self._lock = photos, random.Random(seed), threading.Lock()
         self._halves, self._plain = halves, plain
         self._weights = photos.weights()
-        step = math.ceil(photos.side / SIZES / multiple) * multiple
+        step = math.ceil(photos.side / PARTS / multiple) * multiple
         self._sides = tuple(range(photos.side // 2 + step, photos.side, step))
 
     def __call__(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -99,11 +99,14 @@ class Crops:
         return boxed
 
     def _smaller(self, crop: torch.Tensor) -> torch.Tensor:
-        """The crop at half the size, or one between, by area or bicubic, now and then a little blurred."""
-        side = self.photos.side // 2
+        """The crop at half the size, by area or bicubic, or one between, by bicubic, now and then a little blurred.
+
+        Area takes whole pixels: at other ratios than whole ones it would bend lines.
+        """
+        side, modes = self.photos.side // 2, ("area", "bicubic")
         if self.rng.random() >= self._halves:
-            side = self.rng.choice(self._sides)
-        small = shrink(crop[None], side, side, self.rng.choice(("area", "bicubic")))[0]
+            side, modes = self.rng.choice(self._sides), ("bicubic",)
+        small = shrink(crop[None], side, side, self.rng.choice(modes))[0]
         if self.rng.random() >= BLURRED:
             return small
         return pixels_of(image_of(small).filter(ImageFilter.GaussianBlur(self.rng.uniform(*BLUR))))

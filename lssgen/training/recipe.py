@@ -39,8 +39,8 @@ class Training:
         seed: of weights, crops and windows.
         size: one of SIZES.
         init: a LatentUpsampler's folder to start from, in place of `size`.
-        keep: a LatentUpsampler's folder whose doubling is to be imitated, so that only the other ratios are learnt
-            from pictures.
+        keep: a LatentUpsampler's folder whose doubling is imitated, so that only the other ratios are learnt from
+            pictures; what `lssgen.training.calibration` does at the end it does to doubling, too.
         precision: one of PRECISIONS.
         pixels_from: share of the training after which latents are decoded for the losses of pixels; 1 for never.
         energy: weight of the loss of energy: more is sharper, 0 the best PSNR.

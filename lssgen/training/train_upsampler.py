@@ -20,7 +20,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ from lssgen.training.common import (
     set_rate,
 )
 from lssgen.training.eval_upsampler import checkpoint, evaluate
-from lssgen.training.pairs import Crops, Pool
+from lssgen.training.pairs import HALVES, Crops, Pool
 from lssgen.training.recipe import SETTINGS, Training, model_for
 from lssgen.training.vaes import Vae
 from lssgen.upsampler import LatentUpsampler
@@ -93,8 +93,9 @@ class Trainer:
         self.rng = random.Random(seed)
         torch.manual_seed(seed)
         self.on_gpu = accelerator.device.type != "cpu"
-        torch.backends.cudnn.benchmark = True  # all batches are alike
-        self.pool = Pool(Crops(found, seed, vae.multiple), vae, accelerator.device, THREADS if self.on_gpu else 0)
+        torch.backends.cudnn.benchmark = True  # batches are of few sizes
+        crops = Crops(found, seed, vae.multiple, halves=HALVES if model.config.any_ratio else 1.0)
+        self.pool = Pool(crops, vae, accelerator.device, THREADS if self.on_gpu else 0)
         self.seen: dict[str, deque[torch.Tensor]] = {}  # the last losses
 
     def run(self) -> None:
@@ -256,8 +257,10 @@ def train(
     accelerator.end_training()
     if not accelerator.is_main_process:
         return {}
-    trained = load_average(trainer.path, trainer.plain)
-    crops = Crops(found, training.seed, vae.multiple, halves=1.0, plain=0.0)
+    say("mending the colours")
+    trained = load_average(trainer.path, LatentUpsampler.from_config(LatentUpsampler.load_config(out)))
+    trained.requires_grad_(False).to(accelerator.device)
+    crops = Crops(replace(found), training.seed, vae.multiple, halves=1.0, plain=0.0)
     facts["calibrated"] = calibrate(trained, vae, crops, accelerator.device, training.contrast)
     trained.half().save_pretrained(out)
     counts = {"used": len(found.paths), "held_out": len(held_out), "small": found.small, "broken": found.broken}

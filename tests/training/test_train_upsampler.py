@@ -173,19 +173,21 @@ def test_it_starts_from_another_upsampler(trained, images, vae_folder, tmp_path,
     assert "_name_or_path" not in json.loads((tmp_path / "config.json").read_text())
 
 
-def test_one_that_only_doubles_learns_the_other_ratios_and_keeps_its_doubling(
-    images, vae_folder, tmp_path, monkeypatch
-):
+def test_one_that_only_doubles_is_widened_and_another_is_imitated(images, vae_folder, tmp_path, monkeypatch):
+    seen, train = [], train_upsampler.Trainer.run
     monkeypatch.setattr(train_upsampler, "calibrate", lambda *_: {})
-    torch.manual_seed(0)
-    LatentUpsampler(4, 4, (8, 4), norm_num_groups=2, vae="toy").save_pretrained(tmp_path / "old")
-    old, out = tmp_path / "old", tmp_path / "out"
-    options = ["--vae", vae_folder, "--images", images, "--out", out, "--key", "toy", "--init", old, "--keep", old]
+    monkeypatch.setattr(train_upsampler.Trainer, "run", lambda trainer: (seen.append(trainer.kept), train(trainer)))
+    for seed, name in enumerate(("init", "keep")):
+        torch.manual_seed(seed)
+        LatentUpsampler(4, 4, (8, 4), norm_num_groups=2, vae="toy").save_pretrained(tmp_path / name)
+    options = ["--vae", vae_folder, "--images", images, "--out", tmp_path / "out", "--key", "toy"]
+    options += ["--init", tmp_path / "init", "--keep", tmp_path / "keep"]
     assert run("train-upsampler", *options, *SMALL, "--learning-rate", 1e-9) == 0
-    model, z = LatentUpsampler.from_pretrained(out), torch.randn(1, 4, 8, 8)
-    assert model.config.any_ratio
-    assert recall(out).keep == str(old)
-    torch.testing.assert_close(model(z), LatentUpsampler.from_pretrained(old)(z), atol=2e-2, rtol=0)
+    init, keep, out = (LatentUpsampler.from_pretrained(tmp_path / name) for name in ("init", "keep", "out"))
+    z = torch.randn(1, 4, 8, 8)
+    assert out.config.any_ratio
+    torch.testing.assert_close(out(z), init(z), atol=2e-2, rtol=0)
+    assert torch.equal(seen[0](z), keep(z))
 
 
 @pytest.mark.parametrize("kind", ["flux2", "sana", "qwen-image", "tiny"])
@@ -377,6 +379,7 @@ def test_wrong_channels_and_folders_are_refused(trained, images, tmp_path, capsy
         (["--learning-rate", 2], "such as 0.004"),
         (["--pixels-from", 2], "from 0 to 1"),
         (["--energy", -1], "from 0 to 10"),
+        (["--contrast", 3], "from 0.5 to 2"),
         (["--size", "huge"], "small, large"),
         (["--mixed-precision", "int8"], "no, bf16, fp16"),
     ],
@@ -433,6 +436,18 @@ def test_a_crop_and_its_smaller_one_show_the_same(images):
         crop, small = crops()
         again = torch.nn.functional.interpolate(small[None], (64, 64), mode="bilinear")[0]
         assert (again - crop).abs().mean() < 0.5 * (again.flip(2) - crop).abs().mean() + 0.02
+
+
+def test_lines_stay_straight_at_any_ratio(images, monkeypatch):
+    """A slope remains one: by area, which takes whole pixels, it bends at ratios that are no whole ones."""
+    monkeypatch.setattr(pairs, "BLURRED", 0.0)  # which rounds to whole colours
+    slope = torch.linspace(-1.0, 1.0, 64).expand(3, 64, 64)
+    crops, bends = pairs.Crops(photos.find(images, 64), 0, 4, plain=0.0), []
+    crops._next = lambda: slope
+    for _ in range(60):
+        small = crops()[1][0, 16]
+        bends.append(small[5:-5].diff(n=2).abs().max().item() * len(small))
+    assert max(bends) < 0.3, "by area 1.9, a step being 2"
 
 
 def test_of_some_crops_the_most_detailed_is_kept(tmp_path, monkeypatch):
