@@ -66,11 +66,10 @@ class UpsamplerBlock(nn.Module):
     def forward(self, x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         """(B, in, h, w) -> (B, out, *size) with `up`, else (B, out, h, w)."""
         h = F.silu(self.conv1(self.norm1(x)))
+        doubled = h.shape[-2:]
         if self.up:
             x = F.interpolate(x, size, mode=self.interpolate)
-        doubled = h.shape[-2:]
-        if self.up and size != tuple(doubled):
-            h = F.interpolate(h, size, mode="bilinear")
+            h = h if size == doubled else F.interpolate(h, size, mode="bilinear")
         h = self.norm2(h)
         if self.any_ratio:
             h = torch.cat([h, phases(*size, doubled, h)], 1)

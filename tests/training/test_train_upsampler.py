@@ -263,14 +263,18 @@ def test_for_want_of_memory_a_smaller_batch_is_named(images, vae_folder, tmp_pat
     assert "--batch below" in refusal(capsys, "train-upsampler", *options)
 
 
-def test_losses_fall_on_one_batch(images, vae_folder, tmp_path):
-    trainer = toy_trainer(images, vae_folder, tmp_path)
-    batch = trainer.pool.draw(trainer.rng, 4)
+def on_one_batch(trainer: train_upsampler.Trainer, batch: tuple[torch.Tensor, ...], *, decoded: bool) -> list[dict]:
+    """Its losses before and after forty steps on it."""
     trainer.pool.draw = lambda *_: batch
-    before = trainer.losses(*batch, decoded=True)
+    before = trainer.losses(*batch, decoded=decoded)
     for _ in range(40):
         trainer._update(0.5)
-    after = trainer.losses(*batch, decoded=True)
+    return [before, trainer.losses(*batch, decoded=decoded)]
+
+
+def test_losses_fall_on_one_batch(images, vae_folder, tmp_path):
+    trainer = toy_trainer(images, vae_folder, tmp_path)
+    before, after = on_one_batch(trainer, trainer.pool.draw(trainer.rng, 4), decoded=True)
     assert set(before) == {"latents", "pixels", "energy", "colours"} == set(trainer.weights) - {"kept"}
     assert after["pixels"] < before["pixels"]
     before, after = (sum(trainer.weights[name] * loss for name, loss in found.items()) for found in (before, after))
@@ -283,11 +287,7 @@ def test_doubling_is_imitated_and_only_doubling(images, vae_folder, tmp_path):
     trainer.kept = build("small", 4, "toy")
     low = torch.randn(4, 4, 8, 8)
     high, pixels = torch.zeros(4, 4, 16, 16), torch.zeros(4, 3, 64, 64)
-    trainer.pool.draw = lambda *_: (low, high, pixels)
-    before = trainer.losses(low, high, pixels, decoded=True)
-    for _ in range(40):
-        trainer._update(0.5)
-    after = trainer.losses(low, high, pixels, decoded=True)
+    before, after = on_one_batch(trainer, (low, high, pixels), decoded=True)
     assert set(before) == {"kept"}
     assert after["kept"] < before["kept"] - 1
     trainer.plain.load_state_dict(trainer.kept.state_dict())
@@ -299,12 +299,7 @@ def test_doubling_is_imitated_and_only_doubling(images, vae_folder, tmp_path):
 def test_latents_come_nearer_where_they_alone_count(images, vae_folder, tmp_path):
     trainer = toy_trainer(images, vae_folder, tmp_path)
     trainer.training = replace(trainer.training, pixels_from=1.0)
-    batch = trainer.pool.draw(trainer.rng, 4)
-    trainer.pool.draw = lambda *_: batch
-    before = trainer.losses(*batch, decoded=False)
-    for _ in range(40):
-        trainer._update(0.5)
-    after = trainer.losses(*batch, decoded=False)
+    before, after = on_one_batch(trainer, trainer.pool.draw(trainer.rng, 4), decoded=False)
     assert set(before) == {"latents"}
     assert after["latents"] < 0.9 * before["latents"]
 
