@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lssgen.training.recipe import widened
+from lssgen.training.recipe import build, grown
 from lssgen.upsampler import LatentUpsampler, load_upsampler, phases
 
 
@@ -61,12 +61,34 @@ def test_with_any_ratio_the_last_hop_goes_to_the_size_itself(height, width):
     assert seen == hops[: max(0, math.ceil(math.log2(max(height, width) / 8)))]
 
 
-def test_what_was_trained_to_double_does_so_still_when_widened_for_any_ratio():
-    doubling, any_ratio, z = local(), local(1, any_ratio=True), torch.randn(1, 4, 6, 6)
-    any_ratio.load_state_dict(widened(doubling.state_dict(), any_ratio.state_dict()))
+def test_what_was_trained_to_double_does_so_still_when_grown_for_any_ratio():
+    doubling, z = local(), torch.randn(1, 4, 6, 6)
+    any_ratio = grown(doubling, local(1, any_ratio=True))
     with torch.no_grad():
         torch.testing.assert_close(any_ratio(z), doubling(z))
         assert any_ratio(z, [9, 11]).shape == (1, 4, 9, 11)
+
+
+@pytest.mark.parametrize("any_ratio", [False, True])
+def test_a_small_one_answers_the_same_when_grown_and_all_of_it_learns(any_ratio):
+    torch.manual_seed(0)
+    small = build("small", 4, "", any_ratio=any_ratio)
+    large, z = grown(small, build("large", 4, "")), torch.randn(2, 4, 6, 6)
+    for size in [None, (9, 11)][: 1 + any_ratio]:
+        torch.testing.assert_close(large(z, size), small(z, size))
+    optimiser = torch.optim.SGD(large.parameters(), 0.01)
+    for _ in range(2):  # in the first only what is 0 answers
+        optimiser.zero_grad()
+        large(z, (9, 11)).square().mean().backward()
+        optimiser.step()
+    for name, p in large.named_parameters():
+        assert p.grad.view(len(p), -1).abs().amax(1).min() > 0, name
+
+
+@pytest.mark.parametrize("widths", [(8, 4), (128, 128)])
+def test_one_built_in_another_way_is_not_grown(widths):
+    with pytest.raises(ValueError, match=rf"blocks of \[{widths[0]}, {widths[1]}\] channels cannot be grown"):
+        grown(LatentUpsampler(4, 4, widths, norm_num_groups=2), build("large", 4, ""))
 
 
 def test_phases_are_nothing_on_the_points_and_turn_between_them():

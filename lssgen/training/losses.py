@@ -1,7 +1,8 @@
 """What the training of an upsampler makes small: the error of latents, and of the pictures that they decode to.
 
 The logarithm of the mean squared error is the PSNR. Alone it is best served by a blur, and it hardly sees a shift of
-all colours; so there are a loss for the energy in the top octave that the small picture carries, and one for the means.
+all colours. So there are losses for the energy in the top octave that the small picture carries and in the octave of
+finest detail, which it cannot carry, and one for the means.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 
 from lssgen.training import measures
 
-WEIGHTS = {"latents": 0.1, "pixels": 1.0, "colours": 1.0, "kept": 1.0}  # the user chooses that of energy
+WEIGHTS = {"latents": 0.1, "pixels": 1.0, "colours": 4.0, "kept": 1.0}  # the user chooses those of energy
 FLAT_ERROR, FLAT_AMPLITUDE = 5e-3, 1e-2  # added, squared error and amplitude, so that flat pictures count no more
 KEPT_ERROR = 1e-3  # added to the squared error of what is imitated
 CELL = 32  # pixels of a side

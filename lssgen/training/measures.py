@@ -62,10 +62,13 @@ def band_energy(picture: torch.Tensor, ratio: float) -> torch.Tensor:
 
 
 def octave(picture: torch.Tensor, ratio: float) -> torch.Tensor:
-    """The luma with that octave alone: (B, H, W)."""
+    """The luma with that octave alone: (B, H, W). It is mirrored at its edges, else they were steps to the opposite."""
     luma = _luma(picture)
+    height, width = luma.shape[-2:]
+    luma = torch.cat([luma, luma.flip(-1)], -1)
+    luma = torch.cat([luma, luma.flip(-2)], -2)
     spectrum, radius = torch.fft.rfft2(luma), _radius(*luma.shape[-2:], luma.device)
-    return torch.fft.irfft2(spectrum * _in_octave(radius, ratio), s=luma.shape[-2:])
+    return torch.fft.irfft2(spectrum * _in_octave(radius, ratio), s=luma.shape[-2:])[..., :height, :width]
 
 
 def colour_shift(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:

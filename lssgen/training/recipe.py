@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from lssgen.training.common import bfloat16_pays
 from lssgen.training.eval_upsampler import checkpoint
 from lssgen.training.vaes import Vae
-from lssgen.upsampler import LatentUpsampler
+from lssgen.upsampler import PHASES, LatentUpsampler
 
 SETTINGS = "training.json"
 PRECISIONS = ("no", "bf16", "fp16")
@@ -37,13 +38,14 @@ class Training:
         batch: crops in a step of each process.
         learning_rate: of the matrices, by Muon.
         seed: of weights, crops and windows.
-        size: one of SIZES.
-        init: a LatentUpsampler's folder to start from, in place of `size`.
+        size: one of SIZES; where it is left out the size of `init`, or small.
+        init: a LatentUpsampler's folder to start from; one of a smaller size is grown, see `grown`.
         keep: a LatentUpsampler's folder whose doubling is imitated, so that only the other ratios are learnt from
             pictures; what `lssgen.training.calibration` does at the end it does to doubling, too.
         precision: one of PRECISIONS.
         pixels_from: share of the training after which latents are decoded for the losses of pixels; 1 for never.
-        energy: weight of the loss of energy: more is sharper, 0 the best PSNR.
+        energy, texture: weights of the losses of energy, in the top octave that the small picture carries and in the
+            octave of finest detail: more is sharper, 0 the best PSNR.
         contrast: factor of the detail in the latents that the trained upsampler gives.
 
     Raises:
@@ -59,12 +61,13 @@ class Training:
     batch: int = 8
     learning_rate: float = 4e-3
     seed: int = 0
-    size: str = "small"
+    size: str = ""
     init: str = ""
     keep: str = ""
     precision: str = "no"
     pixels_from: float = 0.5
     energy: float = 0.3
+    texture: float = 0.0
     contrast: float = 1.0
 
     def __post_init__(self) -> None:
@@ -78,11 +81,12 @@ class Training:
             raise ValueError(f"learning_rate is {self.learning_rate}; it must be above 0 and below 1, such as 0.004")
         if not 0 <= self.pixels_from <= 1:
             raise ValueError(f"pixels_from is {self.pixels_from}; it must be from 0 to 1, such as 0.5")
-        if not 0 <= self.energy <= 10:
-            raise ValueError(f"energy is {self.energy}; it must be from 0 to 10, such as 0.3")
+        for name in ("energy", "texture"):
+            if not 0 <= getattr(self, name) <= 10:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be from 0 to 10, such as 0.3")
         if not 0.5 <= self.contrast <= 2:
             raise ValueError(f"contrast is {self.contrast}; it must be from 0.5 to 2, such as 1")
-        if self.size not in SIZES:
+        if self.size and self.size not in SIZES:
             raise ValueError(f"size is {self.size!r}; it must be one of {', '.join(SIZES)}")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision is {self.precision!r}; it must be one of {', '.join(PRECISIONS)}")
@@ -102,10 +106,12 @@ def recall(out: Path) -> Training:
 def resumed(kept: Training, given: dict[str, Any]) -> Training:
     """A training as it was but for what is given now. Raises ValueError for another network."""
     for name in ("size", "init"):
-        if given.get(name, getattr(kept, name)) != getattr(kept, name):
+        before = getattr(kept, name)
+        if given.get(name, before) != before:
+            begun = f"with {before!r}" if before else "without it"
             raise ValueError(
-                f"{name} is {given[name]!r}, but what is resumed was begun with {getattr(kept, name)!r}; leave it out, "
-                "or begin in another folder"
+                f"{name} is {given[name]!r}, but what is resumed was begun {begun}; leave it out, or begin in another "
+                "folder"
             )
     timed = {"steps": 0} if "minutes" in given else {}
     return replace(kept, **(timed | given))
@@ -130,13 +136,13 @@ def model_for(training: Training, vae: Vae, resumed: Path | None) -> LatentUpsam
         ValueError: if what is to be started from or resumed is not there, or is for another latent space.
     """
     if resumed is None and not training.init:
-        return build(training.size, vae.channels, vae.name)
+        return build(training.size or "small", vae.channels, vae.name)
     if resumed is None:
         begun = checkpoint(Path(training.init).expanduser(), vae)
         settings = {name: value for name, value in begun.config.items() if not name.startswith("_")}
-        model = LatentUpsampler(**settings | {"vae": vae.name, "any_ratio": True})  # and not where it came from
-        model.load_state_dict(widened(begun.state_dict(), model.state_dict()))
-        return model
+        settings |= {"vae": vae.name, "any_ratio": True}  # and not where it came from
+        model = build(training.size, vae.channels, vae.name) if training.size else LatentUpsampler(**settings)
+        return grown(begun, model)
     try:
         model = LatentUpsampler.from_config(LatentUpsampler.load_config(resumed, local_files_only=True))
     except (OSError, TypeError) as error:
@@ -148,14 +154,41 @@ def model_for(training: Training, vae: Vae, resumed: Path | None) -> LatentUpsam
     return model
 
 
-def widened(state: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The weights of an upsampler that only doubles for one of `any_ratio`: what it reads besides counts nothing."""
-    return {
-        name: torch.cat([weight, torch.zeros_like(wanted[name][:, weight.shape[1] :])], 1)
-        if weight.shape != wanted[name].shape
-        else weight
-        for name, weight in state.items()
-    }
+@torch.no_grad()
+def grown(begun: LatentUpsampler, model: LatentUpsampler) -> LatentUpsampler:
+    """`model`, which may be wider and of `any_ratio`, with the weights of `begun`, so that it answers as that does.
+
+    What `begun` has no place for stays as it is in `model`, but nothing that was there before reads it: those weights
+    are 0 and begin to count as they are trained.
+
+    Raises:
+        ValueError: if `begun` is wider, or built in another way.
+    """
+    (now, its_ups), (wanted, ups) = (
+        (tuple(upsampler.config.block_out_channels), tuple(upsampler.config.is_up_samples))
+        for upsampler in (begun, model)
+    )
+    plain = its_ups == ups and not begun.config.norm_num_groups and len(set(now)) == 1
+    if now != wanted and not (plain and now[0] <= min(wanted)):
+        raise ValueError(f"an upsampler with blocks of {list(now)} channels cannot be grown; leave --size out")
+    theirs = dict(begun.named_modules())
+    for name, new in model.named_modules():
+        if isinstance(new, (nn.Conv2d, nn.ConvTranspose2d)):
+            block = theirs[name.rpartition(".")[0]]
+            last = PHASES if name.endswith("conv2") and block.any_ratio else 0  # of the channels it reads
+            _take(new, theirs[name], last)
+        elif isinstance(new, nn.GroupNorm):
+            new.load_state_dict(theirs[name].state_dict())
+    return model
+
+
+def _take(new: nn.Module, old: nn.Module, last: int) -> None:
+    """Let the first outputs of a convolution be those of `old`, of whose inputs the `last` are the new one's last."""
+    into, weights = (conv.weight.transpose(0, 1) if conv.transposed else conv.weight for conv in (new, old))
+    places = [*range(old.in_channels - last), *range(new.in_channels - last, new.in_channels)]
+    into[: old.out_channels] = 0.0
+    into[: old.out_channels, places] = weights
+    new.bias[: old.out_channels] = old.bias
 
 
 def best_precision() -> str:

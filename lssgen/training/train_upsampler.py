@@ -78,7 +78,7 @@ class Trainer:
         found: photos.Photos, *, resume: bool, say: Say, kept: LatentUpsampler | None = None,
     ) -> None:  # fmt: skip
         self.training, self.accelerator, self.vae, self.say, self.kept = training, accelerator, vae, say, kept
-        self.weights = {**losses.WEIGHTS, "energy": training.energy}  # of the losses
+        self.weights = {**losses.WEIGHTS, "energy": training.energy, "texture": training.texture}  # of the losses
         self.path, self.step, self.spent = out / CHECKPOINT, 0, 0.0
         self.plain = model.to(accelerator.device).train()
         dtype = torch.bfloat16 if training.precision == "bf16" else torch.float32  # the same in all processes
@@ -131,8 +131,8 @@ class Trainer:
     def losses(
         self, low: torch.Tensor, high: torch.Tensor, pixels: torch.Tensor, *, decoded: bool
     ) -> dict[str, torch.Tensor]:
-        """`latents` and, where `decoded`, `pixels`, `energy` and `colours`, of a batch as `Pool.draw` gives it; `kept`
-        alone where doubling is imitated."""
+        """`latents` and, where `decoded`, `pixels`, `energy`, `texture` and `colours`, of a batch as `Pool.draw` gives
+        it; `kept` alone where doubling is imitated."""
         noise = NOISE * self.deviation * torch.rand(len(low), 1, 1, 1, device=low.device) * torch.randn_like(low)
         ratio = high.shape[-1] / low.shape[-1]
         made = self.model(low + noise, tuple(high.shape[-2:])).float()
@@ -145,6 +145,7 @@ class Trainer:
             shown, true = self._decoded(made, pixels)
             found["pixels"] = losses.pixels_error(shown, true)
             found["energy"] = losses.energy_error(shown, true, ratio)
+            found["texture"] = losses.energy_error(shown, true, 1.0)
             found["colours"] = losses.colours_error(shown, true)
         return found
 
@@ -260,7 +261,7 @@ def train(
     say("mending the colours")
     trained = load_average(trainer.path, LatentUpsampler.from_config(LatentUpsampler.load_config(out)))
     trained.requires_grad_(False).to(accelerator.device)
-    crops = Crops(replace(found), training.seed, vae.multiple, halves=1.0, plain=0.0)
+    crops = Crops(replace(found), training.seed, vae.multiple, halves=1.0, plain=0.0, recoloured=0.0)
     facts["calibrated"] = calibrate(trained, vae, crops, accelerator.device, training.contrast)
     trained.half().save_pretrained(out)
     counts = {"used": len(found.paths), "held_out": len(held_out), "small": found.small, "broken": found.broken}

@@ -51,12 +51,13 @@ def _training_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, help="crops a step and process (8)")
     parser.add_argument("--learning-rate", type=float, help="of Muon (0.004)")
     parser.add_argument("--seed", type=int, help="(0)")
-    parser.add_argument("--size", help="small (the default) or large, up to 3 M parameters")
-    parser.add_argument("--init", metavar="DIR", help="a LatentUpsampler's folder to start from, in place of --size")
+    parser.add_argument("--size", help="small, or large, up to 3 M parameters (small, or as --init)")
+    parser.add_argument("--init", metavar="DIR", help="a LatentUpsampler's folder to start from; --size may be larger")
     parser.add_argument("--keep", metavar="DIR", help="a LatentUpsampler's folder, to double latents as it does")
     parser.add_argument("--mixed-precision", dest="precision", metavar="no|bf16|fp16", help="if left out the faster")
     parser.add_argument("--pixels-from", type=float, help="share of the training after which pixels count (0.5)")
     parser.add_argument("--energy", type=float, help="weight of fine detail's energy: more is sharper (0.3)")
+    parser.add_argument("--texture", type=float, help="the same of detail that the small picture cannot carry (0)")
     parser.add_argument("--contrast", type=float, help="factor of the detail in the latents at the end (1)")
     parser.add_argument(
         "--resume", action="store_true", help="go on from --out, by its own settings where none is given"

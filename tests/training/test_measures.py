@@ -67,5 +67,7 @@ def test_the_octave_holds_its_own_frequencies_alone():
     """Of ratio 2: from an eighth to a quarter of a cycle for each pixel."""
     x = torch.arange(64.0)
     for frequency, kept in ((1 / 16, 0.0), (3 / 16, 1.0), (5 / 16, 0.0)):
-        wave = torch.sin(2 * torch.pi * frequency * x).expand(1, 3, 64, 64)
+        wave = torch.cos(2 * torch.pi * frequency * (x + 0.5)).expand(1, 3, 64, 64)
         torch.testing.assert_close(measures.octave(wave, 2.0), kept * wave[:, 0], atol=1e-5, rtol=0)
+    ramp = torch.linspace(0, 1, 64).expand(1, 3, 64, 64)
+    assert measures.octave(ramp, 2.0).abs().max() < 0.01, "its ends are not one step"

@@ -143,8 +143,8 @@ def test_resuming_keeps_network_and_latents(trained, tmp_path, capsys):
     out = shutil.copytree(trained, tmp_path / "out")
     weights = (out / "diffusion_pytorch_model.safetensors").read_bytes()
     resume = ["train-upsampler", "--resume", "--out", out, "--steps", 3]
-    assert "begun with 'small'" in refusal(capsys, *resume, "--size", "large")
-    assert "begun with ''" in refusal(capsys, *resume, "--init", trained)
+    assert "begun without it" in refusal(capsys, *resume, "--size", "large")
+    assert "begun without it" in refusal(capsys, *resume, "--init", trained)
     assert "of 'toy'; these are of 'other'" in refusal(capsys, *resume, "--key", "other")
     assert (out / "diffusion_pytorch_model.safetensors").read_bytes() == weights
     assert recipe.resumed(recall(out), {"minutes": 3.0}).steps == 0
@@ -244,6 +244,15 @@ def test_a_batch_is_of_one_size_and_half_of_all_are_doubled(images, vae_folder):
     assert {pairs.Crops(crops.photos, 1, 8)()[1].shape[-1] for _ in range(100)} <= {32, 40, 48, 56}
 
 
+def test_channels_of_a_crop_may_change_places(images):
+    found = photos.find(images, 64)
+    plain, other = (pairs.Crops(found, 0, 4, plain=0.0, recoloured=share)._cut(0) for share in (0.0, 1.0))
+    assert sorted(plain.mean((1, 2)).tolist()) == pytest.approx(sorted(other.mean((1, 2)).tolist()), abs=1e-5)
+    crops = (pairs.Crops(found, seed, 4, recoloured=1.0)._cut(0) for seed in range(20))
+    orders = {tuple(crop.mean((1, 2)).argsort().tolist()) for crop in crops}
+    assert len(orders) > 2, "in many orders"
+
+
 def test_what_fails_in_a_thread_is_raised():
     def fail() -> None:
         raise ValueError("8 are needed")
@@ -275,7 +284,7 @@ def on_one_batch(trainer: train_upsampler.Trainer, batch: tuple[torch.Tensor, ..
 def test_losses_fall_on_one_batch(images, vae_folder, tmp_path):
     trainer = toy_trainer(images, vae_folder, tmp_path)
     before, after = on_one_batch(trainer, trainer.pool.draw(trainer.rng, 4), decoded=True)
-    assert set(before) == {"latents", "pixels", "energy", "colours"} == set(trainer.weights) - {"kept"}
+    assert set(before) == {"latents", "pixels", "energy", "texture", "colours"} == set(trainer.weights) - {"kept"}
     assert after["pixels"] < before["pixels"]
     before, after = (sum(trainer.weights[name] * loss for name, loss in found.items()) for found in (before, after))
     assert after < before - 0.1
