@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from lssgen.training import measures
 
-WEIGHTS = {"latents": 0.1, "pixels": 1.0, "colours": 4.0, "kept": 1.0}  # the user chooses those of energy
+WEIGHTS = {"latents": 0.1, "pixels": 1.0, "colours": 1.0, "kept": 1.0}  # the user chooses those of energy
 FLAT_ERROR, FLAT_AMPLITUDE = 5e-3, 1e-2  # added, squared error and amplitude, so that flat pictures count no more
 KEPT_ERROR = 1e-3  # added to the squared error of what is imitated
 CELL = 32  # pixels of a side

@@ -28,7 +28,6 @@ POOL = 1024  # encoded crops kept
 HALVES, PARTS = 0.5, 16  # share of crops made half as large; the others by a number of PARTS-ths more
 CHOICE = 2  # crops of which the most detailed is kept
 PLAIN = 0.2  # share of crops with a box of one colour, which photographs seldom have
-RECOLOURED = 0.25  # share of crops with their channels in another order: leaves and skin are never blue
 DETAIL = 0.25  # share of the detail beyond interpolation that the target latents have
 AHEAD = 2  # crops begun for each thread before they are asked for
 
@@ -40,16 +39,14 @@ class Crops:
         photos: the pictures.
         seed: of all that is random.
         multiple: pixels that the smaller ones' sides are multiples of.
-        halves, plain, recoloured: share of the crops that are made half as large, that have a plain box, and whose
-            channels change places.
+        halves, plain: share of the crops that are made half as large, and that have a plain box.
     """
 
     def __init__(
-        self, photos: Photos, seed: int, multiple: int, *, halves: float = HALVES, plain: float = PLAIN,
-        recoloured: float = RECOLOURED,
-    ) -> None:  # fmt: skip
+        self, photos: Photos, seed: int, multiple: int, *, halves: float = HALVES, plain: float = PLAIN
+    ) -> None:
         self.photos, self.rng, self._lock = photos, random.Random(seed), threading.Lock()
-        self._halves, self._plain, self._recoloured = halves, plain, recoloured
+        self._halves, self._plain = halves, plain
         self._weights = photos.weights()
         step = math.ceil(photos.side / PARTS / multiple) * multiple
         self._sides = tuple(range(photos.side // 2 + step, photos.side, step))
@@ -76,7 +73,7 @@ class Crops:
                 self._leave_out(index)
 
     def _cut(self, index: int) -> torch.Tensor:
-        """A crop at a random scale, flipped at random, now and then in other colours."""
+        """A crop at a random scale, flipped at random."""
         rng, side = self.rng, self.photos.side
         width, height = self.photos.sizes[index]
         smallest = max(SMALLEST_SCALE, side / min(width, height))
@@ -90,8 +87,7 @@ class Crops:
         image = image.resize((side, side), Image.BICUBIC, box=box, reducing_gap=3.0)
         for flip in (Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.FLIP_TOP_BOTTOM):
             image = image.transpose(flip) if rng.random() < 0.5 else image
-        pixels = pixels_of(image)
-        return pixels[rng.sample(range(3), 3)] if rng.random() < self._recoloured else pixels
+        return pixels_of(image)
 
     def _with_box(self, crop: torch.Tensor) -> torch.Tensor:
         """The crop with a box of one colour, at times all of it; most channels are at one of their ends."""

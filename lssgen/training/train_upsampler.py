@@ -261,7 +261,7 @@ def train(
     say("mending the colours")
     trained = load_average(trainer.path, LatentUpsampler.from_config(LatentUpsampler.load_config(out)))
     trained.requires_grad_(False).to(accelerator.device)
-    crops = Crops(replace(found), training.seed, vae.multiple, halves=1.0, plain=0.0, recoloured=0.0)
+    crops = Crops(replace(found), training.seed, vae.multiple, halves=1.0, plain=0.0)
     facts["calibrated"] = calibrate(trained, vae, crops, accelerator.device, training.contrast)
     trained.half().save_pretrained(out)
     counts = {"used": len(found.paths), "held_out": len(held_out), "small": found.small, "broken": found.broken}
