@@ -39,7 +39,9 @@ class Row:
     Args:
         method: a checkpoint's path, `bicubic`, `nearest`, `pixel` or `encode-decode`.
         ratio: of the two sizes.
-        psnr, spectrum_error: in dB.
+        psnr: in dB.
+        spectrum_error, carried_error: root mean square difference in dB over all frequencies, and over those that the
+            small picture can carry; beyond them noise of the right strength comes near.
         ssim: 1 is equal.
         energy_ratio: in the top octave that the small picture can carry; 1 is as much as the true picture has.
         colour_shift: of red, green and blue in 1/255.
@@ -53,6 +55,7 @@ class Row:
     psnr: float
     ssim: float
     spectrum_error: float
+    carried_error: float
     energy_ratio: float
     colour_shift: tuple[float, float, float]
     plain_shift: float
@@ -195,9 +198,10 @@ def _decoded(vae: Vae, latents: torch.Tensor) -> torch.Tensor:
 
 
 def _values(made: torch.Tensor, true: torch.Tensor, ratio: float) -> list[float]:
-    """[psnr, ssim, spectrum error, energy ratio, red, green, blue shift] of one picture in [0, 1], true in [-1, 1]."""
+    """A Row's fields from psnr to colour_shift, of one picture in [0, 1]; the true one is in [-1, 1]."""
     true = true * 0.5 + 0.5
-    values = [measures.psnr(made, true), measures.ssim(made, true), measures.spectrum_error(made, true)]
+    values = [measures.psnr(made, true), measures.ssim(made, true)]
+    values += [measures.spectrum_error(made, true), measures.spectrum_error(made, true, ratio)]
     values += [measures.energy_ratio(made, true, ratio), *measures.colour_shift(made, true)[0]]
     return [float(value) for value in values]
 
@@ -222,19 +226,20 @@ def _wait(device: torch.device) -> None:
 
 
 def _row(name: str, ratio: float, rows: list[list[float]], plain: float, parameters: int) -> Row:
-    psnr, ssim, error, energy, *shift = (fmean(column) for column in list(zip(*rows, strict=True))[:-1])
+    *values, red, green, blue = (fmean(column) for column in list(zip(*rows, strict=True))[:-1])
     milliseconds = median(row[-1] for row in rows)
-    return Row(name, ratio, psnr, ssim, error, energy, tuple(shift), plain, parameters, milliseconds)
+    return Row(name, ratio, *values, (red, green, blue), plain, parameters, milliseconds)
 
 
 def table(rows: Iterable[Row]) -> str:
     """The rows as text, a line each."""
-    head = f"{'ratio':>5} {'PSNR':>6} {'SSIM':>6} {'spectrum':>8} {'energy':>6} {'colour shift':>20} {'plain':>5}"
-    lines = [f"{head} {'parameters':>10} {'ms':>7}  method"]
+    head = f"{'ratio':>5} {'PSNR':>6} {'SSIM':>6} {'spectrum':>8} {'carried':>7} {'energy':>6} {'colour shift':>20}"
+    lines = [f"{head} {'plain':>5} {'parameters':>10} {'ms':>7}  method"]
     for row in sorted(rows, key=lambda row: row.ratio):
         shift = " ".join(f"{value:+6.2f}" for value in row.colour_shift)
         lines.append(
-            f"{row.ratio:>5g} {row.psnr:>6.2f} {row.ssim:>6.3f} {row.spectrum_error:>8.2f} {row.energy_ratio:>6.2f} "
-            f"{shift:>20} {row.plain_shift:>5.1f} {row.parameters:>10,} {row.milliseconds:>7.1f}  {row.method}"
+            f"{row.ratio:>5g} {row.psnr:>6.2f} {row.ssim:>6.3f} {row.spectrum_error:>8.2f} {row.carried_error:>7.2f} "
+            f"{row.energy_ratio:>6.2f} {shift:>20} {row.plain_shift:>5.1f} {row.parameters:>10,} "
+            f"{row.milliseconds:>7.1f}  {row.method}"
         )
     return "\n".join(lines)

@@ -36,9 +36,11 @@ def ssim(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
     return similar.mean(1)
 
 
-def spectrum_error(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
-    """Root mean square over rings of the difference of radial power spectra in dB."""
-    return (ring_decibels(made) - ring_decibels(true)).square().mean(1).sqrt()
+def spectrum_error(made: torch.Tensor, true: torch.Tensor, ratio: float = 1.0) -> torch.Tensor:
+    """Root mean square over rings of the difference of radial power spectra in dB: over all, or over those that a
+    picture `ratio` times smaller carries."""
+    rings = max(1, int(RINGS / ratio))
+    return (ring_decibels(made) - ring_decibels(true))[:, :rings].square().mean(1).sqrt()
 
 
 def ring_decibels(picture: torch.Tensor) -> torch.Tensor:

@@ -40,6 +40,14 @@ def test_half_the_contrast_is_a_quarter_of_the_energy(picture):
     torch.testing.assert_close(measures.spectrum_error(made, picture), expected, atol=1e-2, rtol=0)
 
 
+def test_what_the_small_picture_does_not_carry_is_left_out(picture):
+    """At a ratio of 2 all beyond a quarter of a cycle for each pixel."""
+    made = picture + 0.1 * torch.cos(2 * math.pi * 0.375 * torch.arange(64))
+    assert (measures.spectrum_error(made, picture) > 2).all()
+    assert (measures.spectrum_error(made, picture, 2.0) < 0.2).all()
+    torch.testing.assert_close(measures.spectrum_error(made, picture, 1.0), measures.spectrum_error(made, picture))
+
+
 @pytest.mark.parametrize(("cycles", "inside"), [(0.1, False), (0.18, True), (0.3, False)])
 def test_the_top_octave_is_that_of_the_small_picture(cycles, inside):
     """At a ratio of 2 it goes from 1/8 to 1/4 of a cycle for each pixel."""
