@@ -16,6 +16,7 @@ from lssgen.families.load import fetch, free_memory, load
 from lssgen.families.placement import less_memory, out_of_memory, placement
 from lssgen.families.prompts import PromptReader
 from lssgen.hub import Progress
+from lssgen.measured import ratio_notes
 from lssgen.options import training_command
 from lssgen.request import GenerationRequest
 from lssgen.sampler import Emit, Stop, Stopped, run_arm
@@ -61,7 +62,8 @@ class Engine:
         self._guided_above = folders.family_at(model).adapter_class().guided_above
         self._source: ScheduleSource = folders.source(model)
         self._model: Model | None = None
-        self.has_upsampler = folders.upsampler_folder(model, upsampler) is not None
+        self._learned = folders.upsampler_folder(model, upsampler)
+        self.has_upsampler = self._learned is not None
         self.vocabulary = folders.vocabulary(model)
         self._reader = PromptReader(folders.resolve(model), self.settings.max_sequence_length, self.vocabulary)
 
@@ -86,6 +88,8 @@ class Engine:
         notes = [*plan.notes, *self._reader.notes(request.prompt)]
         if len(plan.stages) > 1 and not self.has_upsampler:
             notes.append(f"no learned upsampler fits this model; to train one: {training_command(self.name)}")
+        if self._learned and request.upsampler == "learned":
+            notes += ratio_notes(self._learned, plan.stages)
         return replace(plan, notes=tuple(notes))
 
     @property

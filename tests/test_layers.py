@@ -20,6 +20,7 @@ LEVELS = {
     "schedule": 1,
     "latents": 1,
     "upsampler": 2,
+    "measured": 2,
     "previews": 1,
     "scoring": 1,
     "pictures": 1,

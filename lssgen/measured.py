@@ -1,0 +1,55 @@
+"""What was measured of a learned upsampler, as its folder tells it: `eval-upsampler --json >> DIR/measured.jsonl`."""
+
+from __future__ import annotations
+
+import json
+import math
+from itertools import pairwise
+from pathlib import Path
+
+from lssgen.schedule import Stage
+from lssgen.sizes import size_text
+
+FILE = "measured.jsonl"
+WORTH_TELLING = 0.3  # dB
+
+
+def pixel_gain(folder: Path, ratio: float) -> float:
+    """By how many dB of PSNR the pixel round trip is ahead of the learned upsampler in `folder` at this ratio of sizes.
+
+    Between the ratios measured it is interpolated, outside of them it is that of the nearest; -inf if none is told.
+    """
+    gains = sorted(_gains(folder).items())
+    if not gains:
+        return -math.inf
+    for (low, at_low), (high, at_high) in pairwise(gains):
+        if low <= ratio <= high:
+            return at_low + (at_high - at_low) * (ratio - low) / (high - low)
+    return gains[0][1] if ratio < gains[0][0] else gains[-1][1]
+
+
+def ratio_notes(folder: Path, stages: tuple[Stage, ...]) -> list[str]:
+    """For each growth of a stage to the next at which the pixel round trip is ahead, a sentence that says so."""
+    notes = []
+    for stage, after in pairwise(stages):
+        ratio = math.sqrt(after.height * after.width / (stage.height * stage.width))
+        if (gain := pixel_gain(folder, ratio)) >= WORTH_TELLING:
+            notes.append(
+                f"from {size_text((stage.height, stage.width))} to {size_text((after.height, after.width))} "
+                f"(x{ratio:.3g}) the upsampler 'pixel' was measured {gain:.1f} dB nearer to the true picture than the "
+                "learned one"
+            )
+    return notes
+
+
+def _gains(folder: Path) -> dict[float, float]:
+    """By ratio; later lines of the file go before."""
+    try:
+        lines = (folder / FILE).read_text(encoding="utf-8").splitlines()
+        found: dict[float, dict[bool, float]] = {}
+        for row in (row for line in lines for row in json.loads(line)["rows"]):
+            if row["parameters"] or row["method"] == "pixel":
+                found.setdefault(row["ratio"], {})[row["method"] == "pixel"] = row["psnr"]
+        return {ratio: psnr[True] - psnr[False] for ratio, psnr in found.items() if len(psnr) == 2}
+    except (OSError, ValueError, LookupError, TypeError):  # none, or one of somebody else's making
+        return {}
