@@ -1,4 +1,7 @@
-"""What was measured of a learned upsampler, as its folder tells it: `eval-upsampler --json >> DIR/measured.jsonl`."""
+"""What was measured of a learned upsampler, as its folder tells it: `eval-upsampler --json >> DIR/measured.jsonl`.
+
+A line is one evaluation, of that upsampler alone.
+"""
 
 from __future__ import annotations
 
@@ -36,20 +39,20 @@ def ratio_notes(folder: Path, stages: tuple[Stage, ...]) -> list[str]:
         if (gain := pixel_gain(folder, ratio)) >= WORTH_TELLING:
             notes.append(
                 f"from {size_text((stage.height, stage.width))} to {size_text((after.height, after.width))} "
-                f"(x{ratio:.3g}) the upsampler 'pixel' was measured {gain:.1f} dB nearer to the true picture than the "
-                "learned one"
+                f"(x{ratio:.3g}) the upsampler 'pixel' comes about {gain:.1f} dB nearer to the true picture than the "
+                "learned one, by what was measured on photographs"
             )
     return notes
 
 
 def _gains(folder: Path) -> dict[float, float]:
-    """By ratio; later lines of the file go before."""
+    """By ratio; a later line overrides an earlier one."""
     try:
         lines = (folder / FILE).read_text(encoding="utf-8").splitlines()
         found: dict[float, dict[bool, float]] = {}
-        for row in (row for line in lines for row in json.loads(line)["rows"]):
+        for row in (row for line in lines if line.strip() for row in json.loads(line)["rows"]):
             if row["parameters"] or row["method"] == "pixel":
-                found.setdefault(row["ratio"], {})[row["method"] == "pixel"] = row["psnr"]
+                found.setdefault(float(row["ratio"]), {})[row["method"] == "pixel"] = float(row["psnr"])
         return {ratio: psnr[True] - psnr[False] for ratio, psnr in found.items() if len(psnr) == 2}
     except (OSError, ValueError, LookupError, TypeError):  # none, or one of somebody else's making
         return {}

@@ -24,7 +24,7 @@ def line(**learned: float) -> str:
 
 @pytest.fixture
 def folder(tmp_path):
-    (tmp_path / FILE).write_text(line(x1_5=18.0, x2=25.0, x4=20.5) + line(x2=21.0))
+    (tmp_path / FILE).write_text(line(x1_5=18.0, x2=25.0, x4=20.5) + "\n" + line(x2=21.0))
     return tmp_path
 
 
@@ -36,7 +36,18 @@ def test_what_pixel_is_ahead_is_interpolated(folder, ratio, gain):
     assert pixel_gain(folder, ratio) == pytest.approx(gain)
 
 
-@pytest.mark.parametrize("text", [None, "", "no JSON", "[]", '{"rows": [{"ratio": 2.0}]}', '{"rows": 3}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        None,
+        "",
+        "no JSON",
+        "[]",
+        '{"rows": [{"ratio": "x", "method": "pixel", "psnr": 1, "parameters": 0}]}',
+        '{"rows": [{"ratio": 2.0}]}',
+        '{"rows": 3}',
+    ],
+)
 def test_a_folder_without_measures_tells_nothing(tmp_path, text):
     if text is not None:
         (tmp_path / FILE).write_text(text)
@@ -54,4 +65,4 @@ def test_the_plan_says_where_pixel_is_ahead(tiny_folder, folder):
 
     assert told(32) == told(64) == told(40, "pixel") == []
     (note,) = told(40)
-    assert note.startswith("from 40 x 40 to 64 x 64 (x1.6) the upsampler 'pixel' was measured 1.4 dB nearer")
+    assert note.startswith("from 40 x 40 to 64 x 64 (x1.6) the upsampler 'pixel' comes about 1.4 dB nearer")

@@ -85,10 +85,21 @@ def test_a_small_one_answers_the_same_when_grown_and_all_of_it_learns(any_ratio)
         assert p.grad.view(len(p), -1).abs().amax(1).min() > 0, name
 
 
-@pytest.mark.parametrize("widths", [(8, 4), (128, 128)])
-def test_one_built_in_another_way_is_not_grown(widths):
-    with pytest.raises(ValueError, match=rf"blocks of \[{widths[0]}, {widths[1]}\] channels cannot be grown"):
-        grown(LatentUpsampler(4, 4, widths, norm_num_groups=2), build("large", 4, ""))
+def kin(widths: tuple[int, ...] = (30,) * 8, up: int = 6, **other: object) -> LatentUpsampler:
+    """Built as `build` does it but for what is told."""
+    ups = tuple(k == up for k in range(len(widths)))
+    return LatentUpsampler(4, 4, widths, tuple(1 + k for k in ups), ups, **{"norm_num_groups": 0} | other)
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [kin((8, 4), 0), kin((128,) * 8), kin(norm_num_groups=2), kin(interpolate="nearest"), kin(up=0)],
+    ids=["blocks", "wider", "norms", "interpolation", "place"],
+)
+@pytest.mark.parametrize("size", ["small", "large"])
+def test_one_built_in_another_way_is_not_grown(begun, size):
+    with pytest.raises(ValueError, match=r"blocks of \[.*\] channels cannot be grown to \[.*; leave --size out"):
+        grown(begun, build(size, 4, ""))
 
 
 def test_phases_are_nothing_on_the_points_and_turn_between_them():

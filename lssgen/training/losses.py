@@ -1,8 +1,8 @@
 """What the training of an upsampler makes small: the error of latents, and of the pictures that they decode to.
 
 The logarithm of the mean squared error is the PSNR. Alone it is best served by a blur, and it hardly sees a shift of
-all colours. So there are losses for the energy in the top octave that the small picture carries and in the octave of
-finest detail, which it cannot carry, and one for the means.
+all colours. So there are losses for the energy in the top octave that the small picture carries and in the large
+picture's finest octave, which at x2 the small one cannot carry, and one for the means.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def ssim(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
 def spectrum_error(made: torch.Tensor, true: torch.Tensor, ratio: float = 1.0) -> torch.Tensor:
     """Root mean square over rings of the difference of radial power spectra in dB: over all, or over those that a
     picture `ratio` times smaller carries."""
-    rings = max(1, int(RINGS / ratio))
+    rings = max(1, int(RINGS / ratio + 1e-6))
     return (ring_decibels(made) - ring_decibels(true))[:, :rings].square().mean(1).sqrt()
 
 
@@ -64,7 +64,8 @@ def band_energy(picture: torch.Tensor, ratio: float) -> torch.Tensor:
 
 
 def octave(picture: torch.Tensor, ratio: float) -> torch.Tensor:
-    """The luma with that octave alone: (B, H, W). It is mirrored at its edges, else they were steps to the opposite."""
+    """The luma with the octave of `energy_ratio` alone: (B, H, W). Mirrored first: to a Fourier transform the jump
+    from one edge to the opposite one is detail."""
     luma = _luma(picture)
     height, width = luma.shape[-2:]
     luma = torch.cat([luma, luma.flip(-1)], -1)

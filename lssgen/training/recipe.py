@@ -45,7 +45,7 @@ class Training:
         precision: one of PRECISIONS.
         pixels_from: share of the training after which latents are decoded for the losses of pixels; 1 for never.
         energy, texture: weights of the losses of energy, in the top octave that the small picture carries and in the
-            octave of finest detail: more is sharper, 0 the best PSNR.
+            large picture's finest octave: more is sharper, 0 the best PSNR.
         contrast: factor of the detail in the latents that the trained upsampler gives.
 
     Raises:
@@ -105,12 +105,12 @@ def recall(out: Path) -> Training:
 
 def resumed(kept: Training, given: dict[str, Any]) -> Training:
     """A training as it was but for what is given now. Raises ValueError for another network."""
-    for name in ("size", "init"):
-        before = getattr(kept, name)
+    begun = {"size": kept.size or ("" if kept.init else "small"), "init": kept.init}
+    for name, before in begun.items():
         if given.get(name, before) != before:
-            begun = f"with {before!r}" if before else "without it"
+            how = f"with {before!r}" if before else "without it"
             raise ValueError(
-                f"{name} is {given[name]!r}, but what is resumed was begun {begun}; leave it out, or begin in another "
+                f"{name} is {given[name]!r}, but what is resumed was begun {how}; leave it out, or begin in another "
                 "folder"
             )
     timed = {"steps": 0} if "minutes" in given else {}
@@ -158,19 +158,17 @@ def model_for(training: Training, vae: Vae, resumed: Path | None) -> LatentUpsam
 def grown(begun: LatentUpsampler, model: LatentUpsampler) -> LatentUpsampler:
     """`model`, which may be wider and of `any_ratio`, with the weights of `begun`, so that it answers as that does.
 
-    What `begun` has no place for stays as it is in `model`, but nothing that was there before reads it: those weights
-    are 0 and begin to count as they are trained.
+    Channels that `begun` lacks keep `model`'s own weights, but the outputs that `begun` has read them with weight 0, so
+    that they begin to count as they are trained.
 
     Raises:
-        ValueError: if `begun` is wider, or built in another way.
+        ValueError: if `begun` is wider than `model`, or of another kind: norms, interpolation, place of the doubling.
     """
-    (now, its_ups), (wanted, ups) = (
-        (tuple(upsampler.config.block_out_channels), tuple(upsampler.config.is_up_samples))
-        for upsampler in (begun, model)
-    )
-    plain = its_ups == ups and not begun.config.norm_num_groups and len(set(now)) == 1
-    if now != wanted and not (plain and now[0] <= min(wanted)):
-        raise ValueError(f"an upsampler with blocks of {list(now)} channels cannot be grown; leave --size out")
+    (now, kind), (wanted, same) = (_layout(upsampler) for upsampler in (begun, model))
+    if kind != same or (now != wanted and not (len(set(now)) == 1 and now[0] <= min(wanted))):
+        raise ValueError(
+            f"an upsampler with blocks of {list(now)} channels cannot be grown to {list(wanted)}; leave --size out"
+        )
     theirs = dict(begun.named_modules())
     for name, new in model.named_modules():
         if isinstance(new, (nn.Conv2d, nn.ConvTranspose2d)):
@@ -180,6 +178,12 @@ def grown(begun: LatentUpsampler, model: LatentUpsampler) -> LatentUpsampler:
         elif isinstance(new, nn.GroupNorm):
             new.load_state_dict(theirs[name].state_dict())
     return model
+
+
+def _layout(upsampler: LatentUpsampler) -> tuple[tuple[int, ...], tuple[object, ...]]:
+    """The widths of its blocks, and what else two upsamplers must share for one to grow from the other."""
+    config = upsampler.config
+    return tuple(config.block_out_channels), (tuple(config.is_up_samples), config.norm_num_groups, config.interpolate)
 
 
 def _take(new: nn.Module, old: nn.Module, last: int) -> None:

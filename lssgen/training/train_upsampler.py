@@ -30,6 +30,7 @@ from accelerate.utils import broadcast, is_tensorboard_available
 
 from lssgen.families.placement import out_of_memory
 from lssgen.hub import brief
+from lssgen.measured import FILE as MEASURED
 from lssgen.training import losses, photos, vaes
 from lssgen.training.calibration import calibrate
 from lssgen.training.common import (
@@ -131,8 +132,8 @@ class Trainer:
     def losses(
         self, low: torch.Tensor, high: torch.Tensor, pixels: torch.Tensor, *, decoded: bool
     ) -> dict[str, torch.Tensor]:
-        """`latents` and, where `decoded`, `pixels`, `energy`, `texture` and `colours`, of a batch as `Pool.draw` gives
-        it; `kept` alone where doubling is imitated."""
+        """`latents` and, where `decoded`, `pixels`, `energy`, `texture` (if asked for) and `colours`, of a batch as
+        `Pool.draw` gives it; `kept` alone where doubling is imitated."""
         noise = NOISE * self.deviation * torch.rand(len(low), 1, 1, 1, device=low.device) * torch.randn_like(low)
         ratio = high.shape[-1] / low.shape[-1]
         made = self.model(low + noise, tuple(high.shape[-2:])).float()
@@ -145,7 +146,8 @@ class Trainer:
             shown, true = self._decoded(made, pixels)
             found["pixels"] = losses.pixels_error(shown, true)
             found["energy"] = losses.energy_error(shown, true, ratio)
-            found["texture"] = losses.energy_error(shown, true, 1.0)
+            if self.training.texture:
+                found["texture"] = losses.energy_error(shown, true, 1.0)
             found["colours"] = losses.colours_error(shown, true)
         return found
 
@@ -264,6 +266,7 @@ def train(
     crops = Crops(replace(found), training.seed, vae.multiple, halves=1.0, plain=0.0)
     facts["calibrated"] = calibrate(trained, vae, crops, accelerator.device, training.contrast)
     trained.half().save_pretrained(out)
+    (out / MEASURED).unlink(missing_ok=True)  # what was measured of former weights
     counts = {"used": len(found.paths), "held_out": len(held_out), "small": found.small, "broken": found.broken}
     facts |= {"pictures": counts, "steps": trainer.step, "seconds": round(trainer.spent, 1)}
     facts["held_out"] = _held_out(vae, held_out, out, accelerator.device, say)

@@ -57,7 +57,7 @@ def _training_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mixed-precision", dest="precision", metavar="no|bf16|fp16", help="if left out the faster")
     parser.add_argument("--pixels-from", type=float, help="share of the training after which pixels count (0.5)")
     parser.add_argument("--energy", type=float, help="weight of fine detail's energy: more is sharper (0.3)")
-    parser.add_argument("--texture", type=float, help="the same of detail that the small picture cannot carry (0)")
+    parser.add_argument("--texture", type=float, help="the same of the large picture's finest octave (0)")
     parser.add_argument("--contrast", type=float, help="factor of the detail in the latents at the end (1)")
     parser.add_argument(
         "--resume", action="store_true", help="go on from --out, by its own settings where none is given"

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lssgen.families import folders, known
+from lssgen.measured import FILE
 from lssgen.upsampler import LatentUpsampler
 
 KL = {"_class_name": "AutoencoderKL", "block_out_channels": [128, 256, 512, 512]}
@@ -77,6 +78,30 @@ def test_every_shipped_upsampler_is_small_and_of_its_space(key):
     assert made.shape == (1, channels, 12, 16)
     assert made.isfinite().all()
     assert (known.ASSETS / "upsamplers" / key / "README.md").is_file()
+
+
+@pytest.mark.parametrize("key", SHIPPED)
+def test_cards_and_readme_say_what_was_measured(key):
+    folder = known.ASSETS / "upsamplers" / key
+    told = [json.loads(line) for line in (folder / FILE).read_text().splitlines()]
+    assert [(part["vae"], part["pictures"]) for part in told] == [(key, 24), (key, 6)]
+    found = {(row["method"], row["ratio"]): row for part in told for row in part["rows"]}
+    own, plain = f"assets/upsamplers/{key}", ("bicubic", "nearest", "pixel")
+
+    def cells(digits: int, *wanted: tuple[str, float]) -> str:
+        rows = [found[one] for one in wanted]
+        return " | ".join(f"{row['psnr']:.{digits}f} ({row['energy_ratio']:.2f})" for row in rows) + " |"
+
+    card, readme = (folder / "README.md").read_text(), (known.ASSETS.parent / "README.md").read_text()
+    for row in (found[method, 2.0] for method in ("encode-decode", *plain, own)):
+        values = f"{row['psnr']:.2f} | {row['ssim']:.3f} | {row['spectrum_error']:.1f} | {row['carried_error']:.1f}"
+        shift = " ".join(f"{value:+.1f}" for value in row["colour_shift"])
+        assert f"| {values} | {row['energy_ratio']:.2f} | {shift} | {row['plain_shift']:.0f} |\n" in card
+    for ratio in (1.25, 1.5, 3.0, 4.0):
+        assert f"| {ratio:g} | {cells(2, *((method, ratio) for method in (own, *plain)))}\n" in card
+    assert f" | {cells(2, *((method, 2.0) for method in (own, 'bicubic', 'pixel', 'encode-decode')))}\n" in readme
+    others = [(method, ratio) for ratio in (1.25, 1.5, 4.0) for method in (own, "pixel")]
+    assert f" | {cells(1, *others)}\n" in readme
 
 
 def test_the_table_tells_which_models_have_one():

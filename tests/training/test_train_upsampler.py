@@ -20,6 +20,7 @@ from accelerate import Accelerator
 from PIL import Image, ImageDraw
 
 from lssgen.__main__ import main
+from lssgen.measured import FILE as MEASURED
 from lssgen.training import decodes, eval_upsampler, measures, pairs, photos, recipe, train_upsampler, vaes
 from lssgen.training.losses import KEPT_ERROR as KEPT
 from lssgen.training.recipe import Training, build, recall
@@ -88,7 +89,7 @@ def small(monkeypatch):
 
 def toy_trainer(images: Path, vae_folder: Path, out: Path) -> train_upsampler.Trainer:
     """One of a small network, its pool filled."""
-    training = Training(vae=str(vae_folder), images=str(images), pixels_from=0.0, batch=4)
+    training = Training(vae=str(vae_folder), images=str(images), pixels_from=0.0, batch=4, texture=0.1)
     vae, found = vaes.load(str(vae_folder)), photos.find(images, 64)
     torch.manual_seed(0)
     model = build("small", 4, "toy")
@@ -125,7 +126,9 @@ def test_it_resumes_from_its_folder_alone(trained, tmp_path, capsys):
     """Weights, optimiser, average and step go on; settings not given again are those of before."""
     out = shutil.copytree(trained, tmp_path / "out")
     before = torch.load(out / "checkpoint.pt", weights_only=True)
+    (out / MEASURED).write_text("of the former weights")
     assert run("train-upsampler", "--resume", "--out", out, "--steps", 3, "--json") == 0
+    assert not (out / MEASURED).exists()
     after = torch.load(out / "checkpoint.pt", weights_only=True)
     assert (before["step"], after["step"], after["average_steps"]) == (2, 3, 3)
     assert json.loads(capsys.readouterr().out)["steps"] == 3
@@ -143,11 +146,11 @@ def test_resuming_keeps_network_and_latents(trained, tmp_path, capsys):
     out = shutil.copytree(trained, tmp_path / "out")
     weights = (out / "diffusion_pytorch_model.safetensors").read_bytes()
     resume = ["train-upsampler", "--resume", "--out", out, "--steps", 3]
-    assert "begun without it" in refusal(capsys, *resume, "--size", "large")
+    assert "begun with 'small'" in refusal(capsys, *resume, "--size", "large")
     assert "begun without it" in refusal(capsys, *resume, "--init", trained)
     assert "of 'toy'; these are of 'other'" in refusal(capsys, *resume, "--key", "other")
     assert (out / "diffusion_pytorch_model.safetensors").read_bytes() == weights
-    assert recipe.resumed(recall(out), {"minutes": 3.0}).steps == 0
+    assert recipe.resumed(recall(out), {"minutes": 3.0, "size": "small"}).steps == 0
     assert recipe.resumed(recall(out), {"minutes": 3.0, "steps": 5}).steps == 5
 
 
@@ -171,6 +174,16 @@ def test_it_starts_from_another_upsampler(trained, images, vae_folder, tmp_path,
     stored, again = (LatentUpsampler.from_pretrained(folder).state_dict() for folder in (trained, tmp_path))
     torch.testing.assert_close(stored, again, atol=2e-3, rtol=0)
     assert "_name_or_path" not in json.loads((tmp_path / "config.json").read_text())
+
+
+def test_it_grows_from_a_smaller_upsampler(trained, images, vae_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_upsampler, "calibrate", lambda *_: {})
+    options = ["--vae", vae_folder, "--images", images, "--out", tmp_path, "--init", trained, "--size", "large", *SMALL]
+    assert run("train-upsampler", *options, "--learning-rate", 1e-9) == 0
+    small, large = (LatentUpsampler.from_pretrained(folder) for folder in (trained, tmp_path))
+    assert max(large.config.block_out_channels) > max(small.config.block_out_channels)
+    z = torch.randn(1, 4, 8, 8)
+    torch.testing.assert_close(large(z), small(z), atol=2e-2, rtol=0)
 
 
 def test_one_that_only_doubles_is_widened_and_another_is_imitated(images, vae_folder, tmp_path, monkeypatch):
@@ -276,6 +289,8 @@ def test_losses_fall_on_one_batch(images, vae_folder, tmp_path):
     trainer = toy_trainer(images, vae_folder, tmp_path)
     before, after = on_one_batch(trainer, trainer.pool.draw(trainer.rng, 4), decoded=True)
     assert set(before) == {"latents", "pixels", "energy", "texture", "colours"} == set(trainer.weights) - {"kept"}
+    trainer.training = replace(trainer.training, texture=0.0)
+    assert "texture" not in trainer.losses(*trainer.pool.draw(trainer.rng, 4), decoded=True)
     assert after["pixels"] < before["pixels"]
     before, after = (sum(trainer.weights[name] * loss for name, loss in found.items()) for found in (before, after))
     assert after < before - 0.1
@@ -374,6 +389,7 @@ def test_wrong_channels_and_folders_are_refused(trained, images, tmp_path, capsy
         (["--learning-rate", 2], "such as 0.004"),
         (["--pixels-from", 2], "from 0 to 1"),
         (["--energy", -1], "from 0 to 10"),
+        (["--texture", 11], "texture is 11.0; it must be from 0 to 10"),
         (["--contrast", 3], "from 0.5 to 2"),
         (["--size", "huge"], "small, large"),
         (["--mixed-precision", "int8"], "no, bf16, fp16"),
