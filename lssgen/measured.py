@@ -10,6 +10,8 @@ import math
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
+
 from lssgen.schedule import Stage
 from lssgen.sizes import size_text
 
@@ -23,12 +25,7 @@ def pixel_gain(folder: Path, ratio: float) -> float:
     Between the ratios measured it is interpolated, outside of them it is that of the nearest; -inf if none is told.
     """
     gains = sorted(_gains(folder).items())
-    if not gains:
-        return -math.inf
-    for (low, at_low), (high, at_high) in pairwise(gains):
-        if low <= ratio <= high:
-            return at_low + (at_high - at_low) * (ratio - low) / (high - low)
-    return gains[0][1] if ratio < gains[0][0] else gains[-1][1]
+    return float(np.interp(ratio, *zip(*gains, strict=True))) if gains else -math.inf
 
 
 def ratio_notes(folder: Path, stages: tuple[Stage, ...]) -> list[str]:
