@@ -22,9 +22,12 @@ WORTH_TELLING = 0.3  # dB
 def pixel_gain(folder: Path, ratio: float) -> float:
     """By how many dB of PSNR the pixel round trip is ahead of the learned upsampler in `folder` at this ratio of sizes.
 
-    Between the ratios measured it is interpolated, outside of them it is that of the nearest; -inf if none is told.
+    Doublings are answered by other layers than the ratios between, and tell of themselves alone. Between the ratios
+    measured it is interpolated, outside of them it is that of the nearest; -inf if none is told.
     """
-    gains = sorted(_gains(folder).items())
+    found = _gains(folder)
+    alike = {r: gain for r, gain in found.items() if math.log2(r).is_integer() == math.log2(ratio).is_integer()}
+    gains = sorted((alike or found).items())
     return float(np.interp(ratio, *zip(*gains, strict=True))) if gains else -math.inf
 
 

@@ -1,13 +1,14 @@
 """LatentUpsampler: a small residual network that enlarges latents in latent space (arXiv 2507.16154, section 3).
 
-The paper's doubles. Doubled latents made smaller again decode to a blur, since fine texture is in patterns of latents
-that resampling averages away. So ours can be asked for any size up to the double: the features are resampled inside,
-and the layers after that are told where between the doubled grid's points each of them lies.
+The paper's doubles, and so does ours, by the same layout. Doubled latents made smaller again decode to a blur, since
+fine texture is in patterns of latents that resampling averages away. So ours may have layers besides (`Between`) that
+answer for any size up to the double.
 """
 
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -19,7 +20,8 @@ from torch import nn
 from lssgen.hub import brief
 from lssgen.latents import resize
 
-PHASES = 4  # channels that say where a point lies between those of the doubled grid
+CELL = 8  # points of a sketch along a latent pixel's side
+BEFORE = 2  # blocks of `Between` at the small size
 
 
 def group_norm(groups: int, channels: int, eps: float) -> nn.Module:
@@ -27,32 +29,14 @@ def group_norm(groups: int, channels: int, eps: float) -> nn.Module:
     return nn.GroupNorm(groups, channels, eps=eps) if groups else nn.Identity()
 
 
-def phases(height: int, width: int, doubled: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
-    """Where between its points a `height` x `width` grid samples the `doubled` one: (B, PHASES, height, width) as
-    `like` (B, ...). For each axis sin and cos - 1 of 2 pi times the position; all 0 on the points themselves."""
-
-    def axis(count: int, points: int) -> list[torch.Tensor]:
-        places = (torch.arange(count, device=like.device) + 0.5) * points / count - 0.5
-        turns = 2 * math.pi * (places - places.round())
-        return [turns.sin(), turns.cos() - 1.0]
-
-    rows = [wave.view(-1, 1).expand(height, width) for wave in axis(height, doubled[0])]
-    columns = [wave.view(1, -1).expand(height, width) for wave in axis(width, doubled[1])]
-    return torch.stack(rows + columns).to(like.dtype).expand(len(like), -1, -1, -1)
-
-
 class UpsamplerBlock(nn.Module):
-    """Pre-activation residual block; with `up` its first convolution and its skip double the size.
-
-    With `any_ratio` it resamples what it doubled to the size asked for, and adds `phases` to the second convolution's
-    input.
-    """
+    """Pre-activation residual block; with `up` its first convolution and its skip double the size."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, up: bool, norm_num_groups: int, interpolate: str, any_ratio: bool
+        self, in_channels: int, out_channels: int, up: bool, norm_num_groups: int, interpolate: str = "bilinear"
     ) -> None:
         super().__init__()
-        self.up, self.interpolate, self.any_ratio = up, interpolate, up and any_ratio
+        self.up, self.interpolate = up, interpolate
         self.norm1 = group_norm(norm_num_groups, in_channels, 1e-6)
         self.conv1 = (
             nn.ConvTranspose2d(in_channels, out_channels, 4, stride=2, padding=1)
@@ -60,20 +44,59 @@ class UpsamplerBlock(nn.Module):
             else nn.Conv2d(in_channels, out_channels, 3, padding=1)
         )
         self.norm2 = group_norm(norm_num_groups, out_channels, 1e-6)
-        self.conv2 = nn.Conv2d(out_channels + PHASES * self.any_ratio, out_channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.skip_proj = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
 
-    def forward(self, x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-        """(B, in, h, w) -> (B, out, *size) with `up`, else (B, out, h, w)."""
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, in, h, w) -> (B, out, 2h, 2w) with `up`, else (B, out, h, w)."""
         h = F.silu(self.conv1(self.norm1(x)))
-        doubled = h.shape[-2:]
         if self.up:
-            x = F.interpolate(x, size, mode=self.interpolate)
-            h = h if size == doubled else F.interpolate(h, size, mode="bilinear")
-        h = self.norm2(h)
-        if self.any_ratio:
-            h = torch.cat([h, phases(*size, doubled, h)], 1)
-        return self.skip_proj(x) + F.silu(self.conv2(h))
+            x = F.interpolate(x, scale_factor=2, mode=self.interpolate)
+        return self.skip_proj(x) + F.silu(self.conv2(self.norm2(h)))
+
+
+class Between(nn.Module):
+    """Features of small latents to latents of any size, by way of a sketch.
+
+    Between grids that do not fit, what a latent pixel tells of its patch moves by a part of a patch, and falls to two.
+    No interpolation of latents or features does that. So the features are drawn as a picture of a few channels with
+    CELL x CELL points for each latent pixel, which is enlarged as pictures are, and read again patch by patch.
+
+    Args:
+        in_channels: of the features.
+        out_channels: of the latents.
+        widths: of the residual blocks after the sketch.
+        sketch_channels: of the sketch.
+        norm_num_groups: see `group_norm`.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, widths: tuple[int, ...], sketch_channels: int, norm_num_groups: int
+    ) -> None:
+        super().__init__()
+        points = sketch_channels * CELL**2
+        self.before = _blocks((in_channels,) * (BEFORE + 1), norm_num_groups)
+        self.draw = nn.Conv2d(in_channels, points, 3, padding=1)
+        self.read = nn.Conv2d(points + 1, widths[0], 3, padding=1)
+        self.after = _blocks((widths[0], *widths), norm_num_groups)
+        self.norm_out = group_norm(norm_num_groups, widths[-1], 1e-5)
+        self.conv_out = nn.Conv2d(widths[-1], out_channels, 3, padding=1)
+
+    def forward(self, x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """(B, in, h, w) -> (B, out, *size)."""
+        ratio = math.sqrt(size[0] * size[1] / (x.shape[-2] * x.shape[-1]))
+        sketch = F.pixel_shuffle(self.draw(self.before(x)), CELL)
+        large = F.interpolate(sketch.float(), (CELL * size[0], CELL * size[1]), mode="bicubic")
+        x = F.pixel_unshuffle(large.to(sketch.dtype), CELL)
+        x = torch.cat([x, torch.full_like(x[:, :1], 2.0 / ratio - 1.0)], 1)  # 1 for the same size, 0 for the double
+        return self.conv_out(F.silu(self.norm_out(self.after(self.read(x)))))
+
+
+def _blocks(widths: tuple[int, ...], norm_num_groups: int) -> nn.Sequential:
+    """Blocks that keep the size, from each width to the next."""
+    return nn.Sequential(
+        *(UpsamplerBlock(a, b, up=False, norm_num_groups=norm_num_groups) for a, b in pairwise(widths))
+    )
 
 
 class UpsamplerNet(nn.Module):
@@ -87,32 +110,39 @@ class UpsamplerNet(nn.Module):
         is_up_samples: tuple[bool, ...],
         norm_num_groups: int,
         interpolate: str,
-        any_ratio: bool,
+        between_channels: tuple[int, ...],
+        sketch_channels: int,
     ) -> None:
         super().__init__()
-        self.any_ratio = any_ratio
         widths = (block_out_channels[0], *block_out_channels)
-        self.conv_in = nn.Conv2d(in_channels + any_ratio, widths[0], 3, padding=1)
+        self.conv_in = nn.Conv2d(in_channels, widths[0], 3, padding=1)
         self.up_blocks = nn.ModuleList(
-            UpsamplerBlock(widths[i], widths[i + 1], up, norm_num_groups, interpolate, any_ratio)
+            UpsamplerBlock(widths[i], widths[i + 1], up, norm_num_groups, interpolate)
             for i, up in enumerate(is_up_samples)
         )
         self.norm_out = group_norm(norm_num_groups, widths[-1], 1e-5)
         self.conv_out = nn.Conv2d(widths[-1], out_channels, 3, padding=1)
+        self.shared = is_up_samples.index(True)  # blocks before the doubling, for all sizes
+        if between_channels:
+            self.between = Between(
+                widths[self.shared], out_channels, between_channels, sketch_channels, norm_num_groups
+            )
 
     def forward(self, x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         """(B, C, h, w) -> (B, C, *size)."""
-        if self.any_ratio:  # a channel more says how far from doubling: 0, and 1 for the same size
-            ratio = math.sqrt(size[0] * size[1] / (x.shape[-2] * x.shape[-1]))
-            x = torch.cat([x, torch.full_like(x[:, :1], 2.0 / ratio - 1.0)], 1)
+        doubled = (2 * x.shape[-2], 2 * x.shape[-1])
         x = self.conv_in(x)
-        for block in self.up_blocks:
-            x = block(x, size)
+        for block in self.up_blocks[: self.shared]:
+            x = block(x)
+        if size != doubled:
+            return self.between(x, size)
+        for block in self.up_blocks[self.shared :]:
+            x = block(x)
         return self.conv_out(F.silu(self.norm_out(x)))
 
 
 class LatentUpsampler(ModelMixin, ConfigMixin):
-    """Enlarges scaled latents: (B, C, h, w) -> (B, C, 2h, 2w), or with `any_ratio` to any size up to that.
+    """Enlarges scaled latents: (B, C, h, w) -> (B, C, 2h, 2w), or with `between_channels` to any size up to that.
 
     557,648 parameters at 16 channels with widths (128, 64), 136,356 at 4 channels with (64, 32). An upsampler belongs
     to the VAE whose latents it was trained on, not to a pipeline: `vae` names it, and latents are the *scaled* ones.
@@ -123,14 +153,16 @@ class LatentUpsampler(ModelMixin, ConfigMixin):
         strides: stride of each block's first convolution, 2 where `is_up_samples`.
         is_up_samples: which blocks double the size.
         norm_num_groups: groups of every GroupNorm; divides every width. 0: no norms; then an output depends on its
-            neighbourhood alone, so that tiles equal the whole.
+            neighbourhood alone, so that tiles on the same grid equal the whole.
         act_fn: only "silu".
         interpolate: how the skip of a doubling block is enlarged.
         vae: name of the VAE it was trained for, or "".
-        any_ratio: whether it can be asked for other sizes than the double; PHASES + 1 input channels more.
+        between_channels: widths of the blocks that answer for other sizes than the double, see `Between`; none: it
+            only doubles.
+        sketch_channels: of their sketch.
 
     Raises:
-        ValueError: if the lists differ in length, or a stride, activation or interpolation is not supported.
+        ValueError: if the lists differ in length, or a stride or activation is not supported.
     """
 
     @register_to_config
@@ -145,7 +177,8 @@ class LatentUpsampler(ModelMixin, ConfigMixin):
         act_fn: str = "silu",
         interpolate: str = "bilinear",
         vae: str = "",
-        any_ratio: bool = False,
+        between_channels: tuple[int, ...] = (),
+        sketch_channels: int = 4,
     ) -> None:
         super().__init__()
         if not len(block_out_channels) == len(strides) == len(is_up_samples) > 0:
@@ -156,8 +189,6 @@ class LatentUpsampler(ModelMixin, ConfigMixin):
             raise ValueError(f"is_up_samples is {list(is_up_samples)}; exactly one block must double the size")
         if act_fn != "silu":
             raise ValueError(f"act_fn is {act_fn!r}; it must be 'silu'")
-        if any_ratio and interpolate != "bilinear":
-            raise ValueError(f"interpolate is {interpolate!r}; with any_ratio it must be 'bilinear'")
         self.upsampler = UpsamplerNet(
             in_channels,
             out_channels,
@@ -165,20 +196,26 @@ class LatentUpsampler(ModelMixin, ConfigMixin):
             tuple(is_up_samples),
             norm_num_groups,
             interpolate,
-            any_ratio,
+            tuple(between_channels),
+            sketch_channels,
         )
+
+    @property
+    def any_ratio(self) -> bool:
+        """Whether it answers for other sizes than the double."""
+        return bool(self.config.between_channels)
 
     def forward(self, latents: torch.Tensor, size: tuple[int, int] | None = None) -> torch.Tensor:
         """(B, C, h, w) -> (B, C, *size), scaled latents; the double by default.
 
         Raises:
-            ValueError: if `size` is not from (h, w) to (2h, 2w), or, without `any_ratio`, not the double.
+            ValueError: if `size` is not from (h, w) to (2h, 2w), or not the double though it is not of `any_ratio`.
         """
         h, w = latents.shape[-2:]
         size = tuple(size) if size else (2 * h, 2 * w)
         if not (h <= size[0] <= 2 * h and w <= size[1] <= 2 * w):
             raise ValueError(f"the size is {size}; it must be from {(h, w)} to {(2 * h, 2 * w)}")
-        if not self.config.any_ratio and size != (2 * h, 2 * w):
+        if not self.any_ratio and size != (2 * h, 2 * w):
             raise ValueError(f"the size is {size}; this upsampler only doubles, to {(2 * h, 2 * w)}")
         return self.upsampler(latents, size)
 
@@ -186,7 +223,7 @@ class LatentUpsampler(ModelMixin, ConfigMixin):
     def upsample(self, latents: torch.Tensor, height: int, width: int) -> torch.Tensor:
         """(B, C, h, w) -> (B, C, height, width) in hops of 2 at most: one for a ratio of up to 2, two up to 4.
 
-        The last hop goes to the size itself with `any_ratio`, else to the double and, antialiased, back to the size.
+        The last hop goes to the size itself where it is of `any_ratio`, else to the double and, antialiased, back.
 
         Raises:
             ValueError: if the latents have another number of channels than this network.
@@ -199,7 +236,7 @@ class LatentUpsampler(ModelMixin, ConfigMixin):
         while enlarged.shape[-2] < height or enlarged.shape[-1] < width:
             h, w = enlarged.shape[-2:]
             wanted = max(h, min(2 * h, height)), max(w, min(2 * w, width))
-            enlarged = self(enlarged, wanted if self.config.any_ratio else None)
+            enlarged = self(enlarged, wanted if self.any_ratio else None)
         return resize(enlarged.to(latents.dtype), height, width, "bicubic")
 
 

@@ -24,15 +24,16 @@ def line(**learned: float) -> str:
 
 @pytest.fixture
 def folder(tmp_path):
-    (tmp_path / FILE).write_text(line(x1_5=18.0, x2=25.0, x4=20.5) + "\n" + line(x2=21.0))
+    (tmp_path / FILE).write_text(line(x1_5=18.0, x2=25.0, x2_5=20.0, x3=20.5, x4=20.5) + "\n" + line(x2=21.0))
     return tmp_path
 
 
 @pytest.mark.parametrize(
-    ("ratio", "gain"), [(1.2, 2.0), (1.5, 2.0), (1.75, 0.5), (2.0, -1.0), (3.0, -0.75), (4.0, -0.5), (6.0, -0.5)]
+    ("ratio", "gain"),
+    [(1.2, 2.0), (1.5, 2.0), (1.75, 1.5), (1.99, 1.02), (2.0, -1.0), (3.0, -0.5), (4.0, -0.5), (8.0, -0.5)],
 )
 def test_what_pixel_is_ahead_is_interpolated(folder, ratio, gain):
-    """The last line says of x2 that the learned one is 1 dB ahead."""
+    """The last line says of x2 that the learned one is 1 dB ahead, and nothing of the ratios near it."""
     assert pixel_gain(folder, ratio) == pytest.approx(gain)
 
 
@@ -65,4 +66,4 @@ def test_the_plan_says_where_pixel_is_ahead(tiny_folder, folder):
 
     assert told(32) == told(64) == told(40, "pixel") == []
     (note,) = told(40)
-    assert note.startswith("from 40 x 40 to 64 x 64 (x1.6) the upsampler 'pixel' comes about 1.4 dB nearer")
+    assert note.startswith("from 40 x 40 to 64 x 64 (x1.6) the upsampler 'pixel' comes about 1.8 dB nearer")

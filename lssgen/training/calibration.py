@@ -1,4 +1,4 @@
-"""The last touch on a trained upsampler: contrast and colours, by its last layer alone.
+"""The last touch on a trained upsampler: contrast and colours, by a last layer alone.
 
 A network that answers with averages keeps colours but lacks fine detail, and the mean colours of what it decodes to are
 off by a step or two of 255. Latents tell a patch's mean colour by three directions, nearly linearly; all else in them
@@ -8,13 +8,18 @@ which the last convolution takes in without a cost.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from lssgen.training import measures
 from lssgen.training.pairs import Crops
+from lssgen.training.photos import Photos
+from lssgen.training.recipe import Training
 from lssgen.training.vaes import Vae
 from lssgen.upsampler import LatentUpsampler
 
@@ -58,33 +63,57 @@ class Colours:
         return (torch.linalg.pinv(self.map) * 2.0 / 255.0).T * self.deviation
 
 
+def calibrate(
+    model: LatentUpsampler, vae: Vae, photos: Photos, device: torch.device, training: Training
+) -> dict[str, dict[str, Any]]:
+    """`mend` what was trained of `model`: what doubles, and what answers for the ratios between.
+
+    Returns:
+        What `mend` does, of `doubling` and `between`.
+    """
+    parts = {} if training.keep_doubling else {"doubling": (model.upsampler.conv_out, 1.0)}
+    if model.any_ratio:
+        parts["between"] = (model.upsampler.between.conv_out, 0.0)
+    return {
+        name: mend(
+            model, last, vae, Crops(replace(photos), training.seed, vae.multiple, halves=halves, plain=0.0), device,
+            training.contrast,
+        )
+        for name, (last, halves) in parts.items()
+    }  # fmt: skip
+
+
 @torch.no_grad()
-def calibrate(model: LatentUpsampler, vae: Vae, crops: Crops, device: torch.device, contrast: float) -> dict:
+def mend(
+    model: LatentUpsampler, last: nn.Conv2d, vae: Vae, crops: Crops, device: torch.device, contrast: float
+) -> dict[str, Any]:
     """Multiply the detail of what `model` gives by `contrast`, then mend its mean colours, in place.
 
     Args:
         model: float32, on `device`.
+        last: its convolution that answers for the ratios of `crops`.
         vae: its autoencoder.
-        crops: cuts pictures and their halves, to measure the colours on.
+        crops: cuts pictures and the same smaller, to measure the colours on.
         contrast: above 0; 1 leaves detail as it is.
 
     Returns:
-        `energy_ratio` at x2 and `colour_shift` in 1/255 (see `measures`) on the crops, afterwards.
+        `energy_ratio` and `colour_shift` in 1/255 (see `measures`) on the crops, afterwards.
 
     Raises:
         ValueError: if what it gives is not finite.
     """
     pairs = [[pixels[None].to(device) for pixels in crops()] for _ in range(CROPS)]
     true = torch.cat([whole for whole, _ in pairs])
-    colours = Colours.of(torch.cat([vae.encode(whole) for whole, _ in pairs]), true)
+    latents = torch.cat([vae.encode(whole) for whole, _ in pairs])
+    colours, size = Colours.of(latents, true), latents.shape[-2:]
     low = [vae.encode(small) for _, small in pairs]
     if contrast != 1.0:
-        apply(model, *colours.contrasted(contrast))
-    true, bias = true * 0.5 + 0.5, model.upsampler.conv_out.bias
+        apply(last, *colours.contrasted(contrast))
+    true, bias = true * 0.5 + 0.5, last.bias
 
     def shift(count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Of the first so many crops: (3,) in 1/255, and the pictures."""
-        made = torch.cat([vae.decode(model(z)).clamp(-1.0, 1.0) for z in low[:count]]) * 0.5 + 0.5
+        made = torch.cat([vae.decode(model(z, size)).clamp(-1.0, 1.0) for z in low[:count]]) * 0.5 + 0.5
         return measures.colour_shift(made, true[:count]).mean(0), made
 
     directions, before, response = colours.directions(), shift(PROBED)[0], []
@@ -98,12 +127,15 @@ def calibrate(model: LatentUpsampler, vae: Vae, crops: Crops, device: torch.devi
     for _ in range(ROUNDS):
         bias -= (inverse @ shift(CROPS)[0]) @ directions
     left, made = shift(CROPS)
-    energy = measures.energy_ratio(made, true, 2.0).mean().item()
+    sides = [(whole.shape[-1], small.shape[-1]) for whole, small in pairs]
+    energy = fmean(
+        measures.energy_ratio(made[k : k + 1], true[k : k + 1], whole / small).item()
+        for k, (whole, small) in enumerate(sides)
+    )
     return {"energy_ratio": round(energy, 3), "colour_shift": [round(value, 2) for value in left.tolist()]}
 
 
-def apply(model: LatentUpsampler, matrix: torch.Tensor, offset: torch.Tensor) -> None:
-    """Take a map of latents, (C, C) and (C,), into the last convolution of `model`."""
-    last = model.upsampler.conv_out
+def apply(last: nn.Conv2d, matrix: torch.Tensor, offset: torch.Tensor) -> None:
+    """Take a map of latents, (C, C) and (C,), into the convolution that gives them."""
     last.weight.copy_(torch.einsum("ij,jkyx->ikyx", matrix, last.weight))
     last.bias.copy_(matrix @ last.bias + offset)

@@ -46,6 +46,8 @@ class Row:
         energy_ratio: in the top octave that the small picture can carry; 1 is as much as the true picture has.
         colour_shift: of red, green and blue in 1/255.
         plain_shift: the largest of any of the three in pictures of one of COLOURS, in 1/255.
+        latents_error: mean difference from the true picture's latents, in units of their channels' deviations; far off
+            is what only this autoencoder's decoder takes for the picture.
         parameters: of the upsampler.
         milliseconds: of one call, the median; of the pixel round trip, its decoding and encoding.
     """
@@ -59,6 +61,7 @@ class Row:
     energy_ratio: float
     colour_shift: tuple[float, float, float]
     plain_shift: float
+    latents_error: float
     parameters: int
     milliseconds: float
 
@@ -129,15 +132,15 @@ def evaluate(
             small = _smaller(true.shape[-1], ratio, vae.multiple)
             low = vae.encode(photos.shrink(true, small, small))
             show(path, ratio, TRUE, true * 0.5 + 0.5, None)
-            made = {CEILING: (ceiling, 0.0)}
+            made = {CEILING: (ceiling, 0.0, 0.0)}
             for name, upsample in methods.items():
                 if number == 0 and device.type != "cpu":  # once untimed: a GPU's first call sets up its kernels
                     _timed(upsample, low, size, device)
                 enlarged, milliseconds = _timed(upsample, low, size, device)
-                made[name] = _decoded(vae, enlarged), milliseconds
-            for name, (decoded, milliseconds) in made.items():
+                made[name] = _decoded(vae, enlarged), measures.latents_error(enlarged, latents), milliseconds
+            for name, (decoded, error, milliseconds) in made.items():
                 values = _values(decoded, true, true.shape[-1] / small)
-                found.setdefault((name, ratio), []).append([*values, milliseconds])
+                found.setdefault((name, ratio), []).append([*values, error, milliseconds])
                 show(path, ratio, name, decoded, values[0])
         progress(f"{number + 1} of {len(paths)} pictures")
     counts = {name: sum(p.numel() for p in model.parameters()) for name, model in learned.items()}
@@ -153,7 +156,8 @@ def _square(path: Path, side: int, vae: Vae) -> torch.Tensor:
         image = photos.read(path)
     except photos.BROKEN as error:
         raise ValueError(f"{path} is no readable picture ({type(error).__name__})") from error
-    side = min(side, *image.size) // vae.multiple * vae.multiple
+    even = 2 * vae.multiple  # so that half of it can be encoded
+    side = min(side, *image.size) // even * even
     if side < 4 * vae.multiple:
         raise ValueError(f"{path} is {image.size[0]} x {image.size[1]} px; {4 * vae.multiple} px a side are needed")
     return photos.pixels_of(image.crop((0, 0, side, side)))[None]
@@ -226,20 +230,20 @@ def _wait(device: torch.device) -> None:
 
 
 def _row(name: str, ratio: float, rows: list[list[float]], plain: float, parameters: int) -> Row:
-    *values, red, green, blue = (fmean(column) for column in list(zip(*rows, strict=True))[:-1])
+    *values, red, green, blue, error = (fmean(column) for column in list(zip(*rows, strict=True))[:-1])
     milliseconds = median(row[-1] for row in rows)
-    return Row(name, ratio, *values, (red, green, blue), plain, parameters, milliseconds)
+    return Row(name, ratio, *values, (red, green, blue), plain, error, parameters, milliseconds)
 
 
 def table(rows: Iterable[Row]) -> str:
     """The rows as text, a line each."""
     head = f"{'ratio':>5} {'PSNR':>6} {'SSIM':>6} {'spectrum':>8} {'carried':>7} {'energy':>6} {'colour shift':>20}"
-    lines = [f"{head} {'plain':>5} {'parameters':>10} {'ms':>7}  method"]
+    lines = [f"{head} {'plain':>5} {'latents':>7} {'parameters':>10} {'ms':>7}  method"]
     for row in sorted(rows, key=lambda row: row.ratio):
         shift = " ".join(f"{value:+6.2f}" for value in row.colour_shift)
         lines.append(
             f"{row.ratio:>5g} {row.psnr:>6.2f} {row.ssim:>6.3f} {row.spectrum_error:>8.2f} {row.carried_error:>7.2f} "
-            f"{row.energy_ratio:>6.2f} {shift:>20} {row.plain_shift:>5.1f} {row.parameters:>10,} "
-            f"{row.milliseconds:>7.1f}  {row.method}"
+            f"{row.energy_ratio:>6.2f} {shift:>20} {row.plain_shift:>5.1f} {row.latents_error:>7.3f} "
+            f"{row.parameters:>10,} {row.milliseconds:>7.1f}  {row.method}"
         )
     return "\n".join(lines)

@@ -12,20 +12,14 @@ import torch.nn.functional as F
 
 from lssgen.training import measures
 
-WEIGHTS = {"latents": 0.1, "pixels": 1.0, "colours": 1.0, "kept": 1.0}  # the user chooses those of energy
+WEIGHTS = {"pixels": 1.0, "colours": 1.0}  # the user chooses those of latents and energy
 FLAT_ERROR, FLAT_AMPLITUDE = 5e-3, 1e-2  # added, squared error and amplitude, so that flat pictures count no more
-KEPT_ERROR = 1e-3  # added to the squared error of what is imitated
 CELL = 32  # pixels of a side
 
 
 def latents_error(made: torch.Tensor, true: torch.Tensor, deviation: torch.Tensor) -> torch.Tensor:
     """Mean absolute difference in units of each channel's deviation."""
     return ((made - true) / deviation).abs().mean()
-
-
-def kept_error(made: torch.Tensor, kept: torch.Tensor, deviation: torch.Tensor) -> torch.Tensor:
-    """Logarithm of the mean squared difference in units of each channel's deviation."""
-    return (((made - kept) / deviation).square().mean() + KEPT_ERROR).log()
 
 
 def pixels_error(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """How near a decoded picture is to the true one: PSNR, SSIM, the spectrum, and the shift of its colours.
 
-Pictures are (B, 3, H, W) in [0, 1]; each measure gives one number for each picture, (B,), but for `colour_shift`.
+Pictures are (B, 3, H, W) in [0, 1]; each measure gives one number for each picture, (B,), but for `colour_shift`, and
+for `latents_error`, which is of latents.
 """
 
 from __future__ import annotations
@@ -46,6 +47,12 @@ def spectrum_error(made: torch.Tensor, true: torch.Tensor, ratio: float = 1.0) -
 def ring_decibels(picture: torch.Tensor) -> torch.Tensor:
     """Mean power of the luma in dB in rings of the spectrum: (B, RINGS), from low to high frequencies."""
     return _rings(picture).clamp_min(1e-12).log10() * 10.0
+
+
+def latents_error(made: torch.Tensor, true: torch.Tensor) -> float:
+    """Mean absolute difference of latents (B, C, h, w) in units of the deviation of each of the true one's channels."""
+    deviation = true.std((0, 2, 3), keepdim=True).clamp_min(1e-4)
+    return ((made - true) / deviation).abs().mean().item()
 
 
 def energy_ratio(made: torch.Tensor, true: torch.Tensor, ratio: float) -> torch.Tensor:

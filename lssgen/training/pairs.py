@@ -8,7 +8,6 @@ the crop has beyond it.
 
 from __future__ import annotations
 
-import math
 import random
 import threading
 from collections import deque
@@ -25,7 +24,7 @@ from lssgen.training.vaes import Vae
 SMALLEST_SCALE = 0.3  # of a picture before it is cut
 BLURRED, BLUR = 0.1, (0.3, 0.6)  # share of small pictures blurred, and by how many pixels
 POOL = 1024  # encoded crops kept
-HALVES, PARTS = 0.5, 16  # share of crops made half as large; the others by a number of PARTS-ths more
+HALVES = 0.5  # share of crops made half as large; the others have any size between
 CHOICE = 2  # crops of which the most detailed is kept
 PLAIN = 0.2  # share of crops with a box of one colour, which photographs seldom have
 DETAIL = 0.25  # share of the detail beyond interpolation that the target latents have
@@ -48,8 +47,7 @@ class Crops:
         self.photos, self.rng, self._lock = photos, random.Random(seed), threading.Lock()
         self._halves, self._plain = halves, plain
         self._weights = photos.weights()
-        step = math.ceil(photos.side / PARTS / multiple) * multiple
-        self._sides = tuple(range(photos.side // 2 + step, photos.side, step))
+        self._sides = tuple(range(photos.side // 2 + multiple, photos.side, multiple))
 
     def __call__(self) -> tuple[torch.Tensor, torch.Tensor]:
         """(3, side, side) and smaller (3, small, small) in [-1, 1]: of CHOICE crops the one with the most detail, since

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,15 @@ from torch import nn
 from lssgen.training.common import bfloat16_pays
 from lssgen.training.eval_upsampler import checkpoint
 from lssgen.training.vaes import Vae
-from lssgen.upsampler import PHASES, LatentUpsampler
+from lssgen.upsampler import LatentUpsampler
 
 SETTINGS = "training.json"
 PRECISIONS = ("no", "bf16", "fp16")
 SIZES = {  # name: widths for so many latent channels. All blocks but the last two work at the small size
-    "small": lambda channels: (58 if channels >= 16 else 30,) * 8,  # 528,280 parameters for 16, 139,924 for 4
-    "large": lambda channels: (128 if channels >= 16 else 112,) * 8,  # 2.5 M parameters for 16, 1.9 M for 4
+    "small": lambda channels: (58 if channels >= 16 else 30,) * 8,  # 525,670 parameters double 16, 138,574 double 4
+    "large": lambda channels: (96,) * 8,  # 1.4 M double
 }
+BETWEEN = 4  # blocks for other sizes than the double, after their sketch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,10 +42,12 @@ class Training:
         seed: of weights, crops and windows.
         size: one of SIZES; where it is left out the size of `init`, or small.
         init: a LatentUpsampler's folder to start from; one of a smaller size is grown, see `grown`.
-        keep: a LatentUpsampler's folder whose doubling is imitated, so that only the other ratios are learnt from
-            pictures; what `lssgen.training.calibration` does at the end it does to doubling, too.
+        keep_doubling: train only what answers for other ratios than 2, and leave the rest as `init` has it, in the
+            float16 that all is stored in.
         precision: one of PRECISIONS.
         pixels_from: share of the training after which latents are decoded for the losses of pixels; 1 for never.
+        latents: weight of the latents' own error where pixels count, too. With little of it latents become such as only
+            that decoder takes for the picture.
         energy, texture: weights of the losses of energy, in the top octave that the small picture carries and in the
             large picture's finest octave: more is sharper, 0 the best PSNR.
         contrast: factor of the detail in the latents that the trained upsampler gives.
@@ -63,9 +67,10 @@ class Training:
     seed: int = 0
     size: str = ""
     init: str = ""
-    keep: str = ""
+    keep_doubling: bool = False
     precision: str = "no"
     pixels_from: float = 0.5
+    latents: float = 0.1
     energy: float = 0.3
     texture: float = 0.0
     contrast: float = 1.0
@@ -81,13 +86,15 @@ class Training:
             raise ValueError(f"learning_rate is {self.learning_rate}; it must be above 0 and below 1, such as 0.004")
         if not 0 <= self.pixels_from <= 1:
             raise ValueError(f"pixels_from is {self.pixels_from}; it must be from 0 to 1, such as 0.5")
-        for name in ("energy", "texture"):
+        for name in ("latents", "energy", "texture"):
             if not 0 <= getattr(self, name) <= 10:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be from 0 to 10, such as 0.3")
         if not 0.5 <= self.contrast <= 2:
             raise ValueError(f"contrast is {self.contrast}; it must be from 0.5 to 2, such as 1")
         if self.size and self.size not in SIZES:
             raise ValueError(f"size is {self.size!r}; it must be one of {', '.join(SIZES)}")
+        if self.keep_doubling and not self.init:
+            raise ValueError("keep_doubling needs init, the folder of the upsampler whose doubling is kept")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision is {self.precision!r}; it must be one of {', '.join(PRECISIONS)}")
 
@@ -106,6 +113,7 @@ def recall(out: Path) -> Training:
 def resumed(kept: Training, given: dict[str, Any]) -> Training:
     """A training as it was but for what is given now. Raises ValueError for another network."""
     begun = {"size": kept.size or ("" if kept.init else "small"), "init": kept.init}
+    begun["keep_doubling"] = kept.keep_doubling
     for name, before in begun.items():
         if given.get(name, before) != before:
             how = f"with {before!r}" if before else "without it"
@@ -126,7 +134,15 @@ def build(size: str, channels: int, name: str, *, any_ratio: bool = True) -> Lat
     widths = SIZES[size](channels)
     up = tuple(k == len(widths) - 2 for k in range(len(widths)))
     strides = tuple(2 if here else 1 for here in up)
-    return LatentUpsampler(channels, channels, widths, strides, up, norm_num_groups=0, vae=name, any_ratio=any_ratio)
+    between = _between(widths) if any_ratio else ()
+    return LatentUpsampler(
+        channels, channels, widths, strides, up, norm_num_groups=0, vae=name, between_channels=between
+    )
+
+
+def _between(widths: Sequence[int]) -> tuple[int, ...]:
+    """Widths of the blocks for other sizes than the double, where those of the others are `widths`."""
+    return (min(widths),) * BETWEEN
 
 
 def model_for(training: Training, vae: Vae, resumed: Path | None) -> LatentUpsampler:
@@ -139,10 +155,12 @@ def model_for(training: Training, vae: Vae, resumed: Path | None) -> LatentUpsam
         return build(training.size or "small", vae.channels, vae.name)
     if resumed is None:
         begun = checkpoint(Path(training.init).expanduser(), vae)
+        if training.size:
+            return grown(begun, build(training.size, vae.channels, vae.name))
         settings = {name: value for name, value in begun.config.items() if not name.startswith("_")}
-        settings |= {"vae": vae.name, "any_ratio": True}  # and not where it came from
-        model = build(training.size, vae.channels, vae.name) if training.size else LatentUpsampler(**settings)
-        return grown(begun, model)
+        settings["vae"] = vae.name  # and not where it came from
+        settings["between_channels"] = begun.config.between_channels or _between(begun.config.block_out_channels)
+        return grown(begun, LatentUpsampler.from_config(settings))
     try:
         model = LatentUpsampler.from_config(LatentUpsampler.load_config(resumed, local_files_only=True))
     except (OSError, TypeError) as error:
@@ -156,42 +174,50 @@ def model_for(training: Training, vae: Vae, resumed: Path | None) -> LatentUpsam
 
 @torch.no_grad()
 def grown(begun: LatentUpsampler, model: LatentUpsampler) -> LatentUpsampler:
-    """`model`, which may be wider and of `any_ratio`, with the weights of `begun`, so that it answers as that does.
+    """`model`, which may be wider and of `any_ratio`, with the weights of `begun`, so that it answers as that does
+    wherever that does.
 
     Channels that `begun` lacks keep `model`'s own weights, but the outputs that `begun` has read them with weight 0, so
     that they begin to count as they are trained.
 
     Raises:
-        ValueError: if `begun` is wider than `model`, or of another kind: norms, interpolation, place of the doubling.
+        ValueError: if `begun` is wider than `model`, or of another kind: norms, interpolation, place of the doubling,
+            blocks for other sizes.
     """
-    (now, kind), (wanted, same) = (_layout(upsampler) for upsampler in (begun, model))
-    if kind != same or (now != wanted and not (len(set(now)) == 1 and now[0] <= min(wanted))):
-        raise ValueError(
-            f"an upsampler with blocks of {list(now)} channels cannot be grown to {list(wanted)}; leave --size out"
+    if not _fits(begun, model):
+        now, wanted = (
+            f"{list(upsampler.config.block_out_channels)} and {list(upsampler.config.between_channels)}"
+            for upsampler in (begun, model)
         )
+        raise ValueError(f"an upsampler with blocks of {now} channels cannot be grown to {wanted}; leave --size out")
     theirs = dict(begun.named_modules())
     for name, new in model.named_modules():
-        if isinstance(new, (nn.Conv2d, nn.ConvTranspose2d)):
-            block = theirs[name.rpartition(".")[0]]
-            last = PHASES if name.endswith("conv2") and block.any_ratio else 0  # of the channels it reads
-            _take(new, theirs[name], last)
-        elif isinstance(new, nn.GroupNorm):
+        if isinstance(new, (nn.Conv2d, nn.ConvTranspose2d)) and name in theirs:
+            _take(new, theirs[name])
+        elif isinstance(new, nn.GroupNorm) and name in theirs:
             new.load_state_dict(theirs[name].state_dict())
     return model
 
 
-def _layout(upsampler: LatentUpsampler) -> tuple[tuple[int, ...], tuple[object, ...]]:
-    """The widths of its blocks, and what else two upsamplers must share for one to grow from the other."""
-    config = upsampler.config
-    return tuple(config.block_out_channels), (tuple(config.is_up_samples), config.norm_num_groups, config.interpolate)
+def _fits(begun: LatentUpsampler, model: LatentUpsampler) -> bool:
+    """Whether `begun` is `model` but for fewer channels, or that part of it that doubles."""
+    kinds, widths = ["is_up_samples", "norm_num_groups", "interpolate"], ["block_out_channels"]
+    if begun.any_ratio:
+        kinds, widths = [*kinds, "sketch_channels"], [*widths, "between_channels"]
+    # lists where a configuration comes from a file
+    now, wanted = ({k: tuple(v) if isinstance(v, list) else v for k, v in m.config.items()} for m in (begun, model))
+    return all(now[name] == wanted[name] for name in kinds) and all(
+        now[name] == wanted[name]
+        or (len(now[name]) == len(wanted[name]) and len(set(now[name])) == 1 and now[name][0] <= min(wanted[name]))
+        for name in widths
+    )
 
 
-def _take(new: nn.Module, old: nn.Module, last: int) -> None:
-    """Let the first outputs of a convolution be those of `old`, of whose inputs the `last` are the new one's last."""
+def _take(new: nn.Module, old: nn.Module) -> None:
+    """Let the first outputs of a convolution be those of `old`, from its inputs alone."""
     into, weights = (conv.weight.transpose(0, 1) if conv.transposed else conv.weight for conv in (new, old))
-    places = [*range(old.in_channels - last), *range(new.in_channels - last, new.in_channels)]
     into[: old.out_channels] = 0.0
-    into[: old.out_channels, places] = weights
+    into[: old.out_channels, : old.in_channels] = weights
     new.bias[: old.out_channels] = old.bias
 
 

@@ -20,13 +20,13 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast, is_tensorboard_available
+from accelerate.utils import DistributedDataParallelKwargs, broadcast, is_tensorboard_available
 
 from lssgen.families.placement import out_of_memory
 from lssgen.hub import brief
@@ -58,6 +58,7 @@ NOISE = 0.05  # of the input, at most, in units of the latents' deviation
 DECAY, FLOOR = 0.995, 0.01  # of the averaged weights; of the learning rate
 THREADS = 4  # that cut crops while a GPU trains
 EVERY, SAVE_SECONDS, HELD_OUT = 25, 180, 6  # steps between reports, seconds between checkpoints, pictures at most
+SHOWN, PLAIN = (2.0, 1.5), ("bicubic",)  # ratios and method that held-out pictures are measured at and beside
 Say = Callable[[str], None]
 
 
@@ -69,19 +70,21 @@ class Trainer:
         out: folder for checkpoints.
         accelerator: device, precision, processes.
         vae, model, found: the autoencoder, the upsampler to train, the pictures.
-        kept: an upsampler whose doubling is imitated.
         resume: go on from the checkpoint in `out`.
         say: told the progress.
     """
 
     def __init__(
         self, training: Training, out: Path, accelerator: Accelerator, vae: Vae, model: LatentUpsampler,
-        found: photos.Photos, *, resume: bool, say: Say, kept: LatentUpsampler | None = None,
+        found: photos.Photos, *, resume: bool, say: Say,
     ) -> None:  # fmt: skip
-        self.training, self.accelerator, self.vae, self.say, self.kept = training, accelerator, vae, say, kept
-        self.weights = {**losses.WEIGHTS, "energy": training.energy, "texture": training.texture}  # of the losses
+        self.training, self.accelerator, self.vae, self.say = training, accelerator, vae, say
+        chosen = {name: getattr(training, name) for name in ("latents", "energy", "texture")}
+        self.weights = {**losses.WEIGHTS, **chosen}  # of the losses
         self.path, self.step, self.spent = out / CHECKPOINT, 0, 0.0
         self.plain = model.to(accelerator.device).train()
+        if training.keep_doubling:
+            self.plain.requires_grad_(False).upsampler.between.requires_grad_(True)
         dtype = torch.bfloat16 if training.precision == "bf16" else torch.float32  # the same in all processes
         optimiser = MuonAdam(parameter_groups(self.plain), training.learning_rate, dtype=dtype)
         self.average = Average(self.plain, DECAY)
@@ -95,7 +98,8 @@ class Trainer:
         torch.manual_seed(seed)
         self.on_gpu = accelerator.device.type != "cpu"
         torch.backends.cudnn.benchmark = True  # batches are of few sizes
-        crops = Crops(found, seed, vae.multiple, halves=HALVES if model.config.any_ratio else 1.0)
+        halves = 0.0 if training.keep_doubling else HALVES if model.any_ratio else 1.0
+        crops = Crops(found, seed, vae.multiple, halves=halves)
         self.pool = Pool(crops, vae, accelerator.device, THREADS if self.on_gpu else 0)
         self.seen: dict[str, deque[torch.Tensor]] = {}  # the last losses
 
@@ -133,14 +137,10 @@ class Trainer:
         self, low: torch.Tensor, high: torch.Tensor, pixels: torch.Tensor, *, decoded: bool
     ) -> dict[str, torch.Tensor]:
         """`latents` and, where `decoded`, `pixels`, `energy`, `texture` (if asked for) and `colours`, of a batch as
-        `Pool.draw` gives it; `kept` alone where doubling is imitated."""
+        `Pool.draw` gives it."""
         noise = NOISE * self.deviation * torch.rand(len(low), 1, 1, 1, device=low.device) * torch.randn_like(low)
         ratio = high.shape[-1] / low.shape[-1]
         made = self.model(low + noise, tuple(high.shape[-2:])).float()
-        if self.kept is not None and ratio == 2:
-            with torch.no_grad(), self._autoencoder_precision():
-                kept = self.kept(low + noise).float()
-            return {"kept": losses.kept_error(made, kept, self.deviation)}
         found = {"latents": losses.latents_error(made, high, self.deviation)}
         if decoded:
             shown, true = self._decoded(made, pixels)
@@ -175,9 +175,11 @@ class Trainer:
 
     def _update(self, share: float) -> None:
         """One step of the optimiser, gradients clipped to norm 1."""
-        found = self.losses(*self.pool.draw(self.rng, self.training.batch), decoded=share >= self.training.pixels_from)
+        decoded = share >= self.training.pixels_from
+        found = self.losses(*self.pool.draw(self.rng, self.training.batch), decoded=decoded)
+        weights = self.weights if decoded else {"latents": 1.0}
         self.optimiser.zero_grad()
-        self.accelerator.backward(sum(self.weights[name] * loss for name, loss in found.items()))
+        self.accelerator.backward(sum(weights[name] * loss for name, loss in found.items()))
         self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimiser.step()
         self.average.update(self.plain)
@@ -220,8 +222,8 @@ def train(
         say: told the progress.
 
     Returns:
-        What training.json holds: `training`, `pictures`, `steps`, `seconds`, `parameters`, `held_out` PSNR in dB, and
-        as `calibrated` what `lssgen.training.calibration` left. In processes other than the main one nothing.
+        What training.json holds: `training`, `pictures`, `steps`, `seconds`, `parameters`, by ratio `held_out` PSNR in
+        dB, and as `calibrated` what `lssgen.training.calibration` left. In processes other than the main one nothing.
 
     Raises:
         ValueError: for pictures, an autoencoder, an upsampler or a checkpoint that cannot be used, or for want of
@@ -240,7 +242,6 @@ def train(
     say(f"{found}; {len(held_out)} held out; crops of {side} px")
     torch.manual_seed(training.seed)
     model = model_for(training, vae, out if resume else None)
-    kept = checkpoint(Path(training.keep).expanduser(), vae).to(accelerator.device) if training.keep else None
     out.mkdir(parents=True, exist_ok=True)
     facts = {"training": asdict(training), "vae": vae.name, "parameters": sum(p.numel() for p in model.parameters())}
     say(f"{facts['parameters']:,} parameters on {accelerator.device}, latents of {vae.name or 'an unnamed VAE'}")
@@ -250,7 +251,7 @@ def train(
         _write(out, facts)
     if log:
         accelerator.init_trackers("upsampler")
-    trainer = Trainer(training, out, accelerator, vae, model, found, resume=resume, say=say, kept=kept)
+    trainer = Trainer(training, out, accelerator, vae, model, found, resume=resume, say=say)
     try:
         trainer.run()
     except (MemoryError, RuntimeError) as error:
@@ -263,8 +264,7 @@ def train(
     say("mending the colours")
     trained = load_average(trainer.path, LatentUpsampler.from_config(LatentUpsampler.load_config(out)))
     trained.requires_grad_(False).to(accelerator.device)
-    crops = Crops(replace(found), training.seed, vae.multiple, halves=1.0, plain=0.0)
-    facts["calibrated"] = calibrate(trained, vae, crops, accelerator.device, training.contrast)
+    facts["calibrated"] = calibrate(trained, vae, found, accelerator.device, training)
     trained.half().save_pretrained(out)
     (out / MEASURED).unlink(missing_ok=True)  # what was measured of former weights
     counts = {"used": len(found.paths), "held_out": len(held_out), "small": found.small, "broken": found.broken}
@@ -288,7 +288,12 @@ def _accelerator(precision: str, log: Path | None) -> Accelerator:
     if log and not is_tensorboard_available():
         raise ValueError("--log needs TensorBoard: pip install tensorboard")
     try:
-        return Accelerator(mixed_precision=precision, log_with="tensorboard" if log else None, project_dir=log)
+        return Accelerator(
+            mixed_precision=precision,
+            log_with="tensorboard" if log else None,
+            project_dir=log,
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],  # a batch is of one ratio
+        )
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"precision is {precision!r}, which this machine does not take: {brief(error)}") from error
 
@@ -297,10 +302,11 @@ def _write(out: Path, facts: dict[str, Any]) -> None:
     (out / SETTINGS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
-def _held_out(vae: Vae, paths: list[Path], out: Path, device: torch.device, say: Say) -> dict[str, float]:
-    """PSNR of the saved upsampler on pictures it has not seen, beside bicubic latents, in dB."""
-    learned = {"learned": checkpoint(out, vae)}
-    rows = evaluate(vae, paths, learned, (2.0,), device=device, plain=("bicubic",))
-    result = {row.method: round(row.psnr, 2) for row in rows}
-    say("held out: " + ", ".join(f"{name} {value:.2f} dB" for name, value in result.items()))
+def _held_out(vae: Vae, paths: list[Path], out: Path, device: torch.device, say: Say) -> dict[str, Any]:
+    """PSNR of the saved upsampler on pictures it has not seen, beside bicubic latents, in dB, by ratio."""
+    learned, result = checkpoint(out, vae), {}
+    for row in evaluate(vae, paths, {"learned": learned}, SHOWN[: 1 + learned.any_ratio], device=device, plain=PLAIN):
+        result.setdefault(f"x{row.ratio:g}", {})[row.method] = round(row.psnr, 2)
+    for ratio, psnr in result.items():
+        say(f"held out, {ratio}: " + ", ".join(f"{name} {value:.2f} dB" for name, value in psnr.items()))
     return result

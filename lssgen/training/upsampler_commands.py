@@ -53,9 +53,12 @@ def _training_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, help="(0)")
     parser.add_argument("--size", help="small, or large, up to 3 M parameters (small, or as --init)")
     parser.add_argument("--init", metavar="DIR", help="a LatentUpsampler's folder to start from; --size may be larger")
-    parser.add_argument("--keep", metavar="DIR", help="a LatentUpsampler's folder, to double latents as it does")
+    parser.add_argument(
+        "--keep-doubling", action="store_true", default=None, help="train what answers for other ratios than 2 alone"
+    )
     parser.add_argument("--mixed-precision", dest="precision", metavar="no|bf16|fp16", help="if left out the faster")
     parser.add_argument("--pixels-from", type=float, help="share of the training after which pixels count (0.5)")
+    parser.add_argument("--latents", type=float, help="weight of the latents' own error beside pixels (0.1)")
     parser.add_argument("--energy", type=float, help="weight of fine detail's energy: more is sharper (0.3)")
     parser.add_argument("--texture", type=float, help="the same of the large picture's finest octave (0)")
     parser.add_argument("--contrast", type=float, help="factor of the detail in the latents at the end (1)")

@@ -72,11 +72,14 @@ def test_every_shipped_upsampler_is_small_and_of_its_space(key):
     model = LatentUpsampler.from_pretrained(known.ASSETS / "upsamplers" / key)
     channels = {"sd1": 4, "sdxl": 4, "flux2": 32}.get(key, 16)
     assert (model.config.vae, model.config.in_channels) == (key, channels)
-    assert sum(p.numel() for p in model.parameters()) <= (140_000 if channels == 4 else 560_000)
+    between = sum(p.numel() for p in model.upsampler.between.parameters())
+    assert model.num_parameters() - between <= (140_000 if channels == 4 else 560_000), "those that double"
+    assert model.num_parameters() <= (400_000 if channels == 4 else 1_200_000)
     z = torch.randn(1, channels, 6, 8, generator=torch.Generator().manual_seed(0))
-    made = model.upsample(z, 12, 16)
-    assert made.shape == (1, channels, 12, 16)
-    assert made.isfinite().all()
+    for size in ((12, 16), (9, 13)):
+        made = model.upsample(z, *size)
+        assert made.shape == (1, channels, *size)
+        assert made.isfinite().all()
     assert (known.ASSETS / "upsamplers" / key / "README.md").is_file()
 
 
@@ -96,8 +99,9 @@ def test_cards_and_readme_say_what_was_measured(key):
     for row in (found[method, 2.0] for method in ("encode-decode", *plain, own)):
         values = f"{row['psnr']:.2f} | {row['ssim']:.3f} | {row['spectrum_error']:.1f} | {row['carried_error']:.1f}"
         shift = " ".join(f"{value:+.1f}" for value in row["colour_shift"])
-        assert f"| {values} | {row['energy_ratio']:.2f} | {shift} | {row['plain_shift']:.0f} |\n" in card
-    for ratio in (1.25, 1.5, 3.0, 4.0):
+        values += f" | {row['energy_ratio']:.2f} | {shift} | {row['plain_shift']:.0f} | {row['latents_error']:.2f}"
+        assert f"| {values} |\n" in card
+    for ratio in (1.25, 1.5, 1.75, 3.0, 4.0):
         assert f"| {ratio:g} | {cells(2, *((method, ratio) for method in (own, *plain)))}\n" in card
     assert f" | {cells(2, *((method, 2.0) for method in (own, 'bicubic', 'pixel', 'encode-decode')))}\n" in readme
     others = [(method, ratio) for ratio in (1.25, 1.5, 4.0) for method in (own, "pixel")]

@@ -18,12 +18,6 @@ def test_latents_count_in_units_of_their_deviation():
     assert losses.latents_error(made, true, torch.tensor([1.0, 6.0]).view(1, 2, 1, 1)) == 0.75
 
 
-def test_what_is_imitated_counts_by_the_logarithm_in_units_of_the_deviation():
-    kept, deviation = torch.zeros(2, 2, 4, 4), torch.tensor([1.0, 2.0]).view(1, 2, 1, 1)
-    assert losses.kept_error(kept, kept, deviation).item() == pytest.approx(math.log(losses.KEPT_ERROR))
-    assert losses.kept_error(kept + 2 * deviation, kept, deviation).item() == pytest.approx(math.log(4), abs=1e-3)
-
-
 def test_ten_times_the_error_is_twenty_decibels_in_each_picture():
     true = torch.zeros(2, 3, 32, 32)
     small, large = losses.pixels_error(true + 1.0, true), losses.pixels_error(true + 10.0, true)

@@ -40,6 +40,13 @@ def test_half_the_contrast_is_a_quarter_of_the_energy(picture):
     torch.testing.assert_close(measures.spectrum_error(made, picture), expected, atol=1e-2, rtol=0)
 
 
+def test_latents_differ_in_units_of_each_channels_deviation():
+    true = torch.tensor([[[[1.0, -1.0]], [[10.0, -10.0]]]]) / math.sqrt(2)  # deviations of 1 and 10
+    assert measures.latents_error(true, true) == 0
+    assert measures.latents_error(true + torch.tensor([1.0, 10.0]).view(1, 2, 1, 1), true) == pytest.approx(1.0)
+    assert measures.latents_error(true + torch.tensor([0.0, -5.0]).view(1, 2, 1, 1), true) == pytest.approx(0.25)
+
+
 def test_what_the_small_picture_does_not_carry_is_left_out(picture):
     """At a ratio of 2 all beyond a quarter of a cycle for each pixel."""
     made = picture + 0.1 * torch.cos(2 * math.pi * 0.375 * torch.arange(64))
