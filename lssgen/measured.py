@@ -53,6 +53,6 @@ def _gains(folder: Path) -> dict[float, float]:
         for row in (row for line in lines if line.strip() for row in json.loads(line)["rows"]):
             if row["parameters"] or row["method"] == "pixel":
                 found.setdefault(float(row["ratio"]), {})[row["method"] == "pixel"] = float(row["psnr"])
-        return {ratio: psnr[True] - psnr[False] for ratio, psnr in found.items() if len(psnr) == 2}
+        return {ratio: psnr[True] - psnr[False] for ratio, psnr in found.items() if len(psnr) == 2 and ratio > 0}
     except (OSError, ValueError, LookupError, TypeError):  # none, or one of somebody else's making
         return {}

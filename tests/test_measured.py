@@ -45,6 +45,7 @@ def test_what_pixel_is_ahead_is_interpolated(folder, ratio, gain):
         "no JSON",
         "[]",
         '{"rows": [{"ratio": "x", "method": "pixel", "psnr": 1, "parameters": 0}]}',
+        line(x0=20.0),
         '{"rows": [{"ratio": 2.0}]}',
         '{"rows": 3}',
     ],

@@ -131,7 +131,7 @@ def test_between_sizes_a_place_stays_where_it_is():
 
 
 def test_the_sketch_is_enlarged_as_a_picture_is():
-    """A sketch of one colour remains it at any size, and a slope a slope."""
+    """A slope in it is the same slope from edge to edge, with more points."""
     torch.manual_seed(0)
     between, seen = Between(1, 4, (8,), 1, 0), []
     between.before = torch.nn.Identity()
