@@ -4,6 +4,7 @@ import argparse
 import math
 import random
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
@@ -12,6 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.optim import Optimizer
+from torch.optim.adam import adam
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from lssgen.hub import brief
 
@@ -41,24 +44,28 @@ def autocast() -> torch.autocast:
 def orthogonalise(g: torch.Tensor, steps: int = 5, dtype: torch.dtype | None = None) -> torch.Tensor:
     """Newton-Schulz quintic iteration: the nearest semi-orthogonal matrix to g, about (Muon, Jordan 2024).
 
-    It is done in `dtype`; in bfloat16 where that pays if there is none.
+    Args:
+        g: (out, rest), or several of one shape, (B, out, rest).
+        steps: of the iteration.
+        dtype: that it is done in; in bfloat16 where that pays if there is none.
     """
     a, b, c = NS_COEFFICIENTS
-    x = g / (g.norm() + 1e-7)
+    x = g / (g.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     x = x.to(dtype or (torch.bfloat16 if bfloat16_pays() else g.dtype))
-    wide = x.size(0) <= x.size(1)
-    x = x if wide else x.T
+    wide = x.size(-2) <= x.size(-1)
+    x = x if wide else x.mT
     for _ in range(steps):
-        s = x @ x.T
+        s = x @ x.mT
         x = a * x + (b * s + c * s @ s) @ x
-    return (x if wide else x.T).to(g.dtype)
+    return (x if wide else x.mT).to(g.dtype)
 
 
 class MuonAdam(Optimizer):
     """Muon for matrices and convolutions (flattened to out x rest), Adam for everything else.
 
     torch.optim.Muon takes 2-D weights only; most of the autoencoder is 4-D. Muon updates are scaled by
-    0.2 sqrt(max(out, in)) so that one learning rate fits both kinds (Moonshot's rule). `dtype`: see `orthogonalise`.
+    0.2 sqrt(max(out, in)) so that one learning rate fits both kinds (Moonshot's rule). Matrices of one shape go
+    together: a GPU would wait for as many small products. `dtype`: see `orthogonalise`.
     """
 
     def __init__(
@@ -76,31 +83,37 @@ class MuonAdam(Optimizer):
         """One update from the gradients present; `closure` is there for accelerate, which always passes one."""
         for group in self.param_groups:
             lr = group["lr"] * group["scale"]
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self.state[p]
-                update = self._muon(p, state) if group["muon"] else self._adam(p, state, group["betas"])
-                if group["weight_decay"]:
+            parameters = [p for p in group["params"] if p.grad is not None]
+            if group["weight_decay"]:
+                for p in parameters:
                     p.mul_(1 - lr * group["weight_decay"])
-                p.add_(update, alpha=-lr)
+            if group["muon"]:
+                self._muon(parameters, lr)
+            elif parameters:
+                self._adam(parameters, lr, group["betas"])
 
-    def _muon(self, p: torch.Tensor, state: dict) -> torch.Tensor:
-        if "momentum" not in state:
-            state["momentum"] = torch.zeros_like(p)
-        m = state["momentum"].lerp_(p.grad, 0.05)
-        g = p.grad.lerp(m, 0.95).flatten(1)
-        return orthogonalise(g, dtype=self.dtype).mul_(0.2 * math.sqrt(max(g.shape))).view_as(p)
+    def _muon(self, parameters: list[nn.Parameter], lr: float) -> None:
+        alike = defaultdict(list)
+        for p in parameters:
+            alike[p.flatten(1).shape].append(p)
+        for shape, same in alike.items():
+            momenta = [self.state[p].setdefault("momentum", torch.zeros_like(p)) for p in same]
+            for p, momentum in zip(same, momenta, strict=True):
+                momentum.lerp_(p.grad, 0.05)
+            ahead = torch.stack([p.grad.lerp(m, 0.95).flatten(1) for p, m in zip(same, momenta, strict=True)])
+            updates = orthogonalise(ahead, dtype=self.dtype)
+            for p, update in zip(same, updates, strict=True):
+                p.add_(update.view_as(p), alpha=-lr * 0.2 * math.sqrt(max(shape)))
 
-    @staticmethod
-    def _adam(p: torch.Tensor, state: dict, betas: tuple[float, float]) -> torch.Tensor:
-        if "n" not in state:
-            state.update(n=torch.zeros(()), m=torch.zeros_like(p), v=torch.zeros_like(p))
-        state["n"] += 1
-        n = state["n"].item()
-        m = state["m"].lerp_(p.grad, 1 - betas[0])
-        v = state["v"].lerp_(p.grad.square(), 1 - betas[1])
-        return (m / (1 - betas[0] ** n)) / ((v / (1 - betas[1] ** n)).sqrt() + 1e-8)
+    def _adam(self, parameters: list[nn.Parameter], lr: float, betas: tuple[float, float]) -> None:
+        for p in parameters:
+            if not self.state[p]:
+                self.state[p].update(n=torch.zeros(()), m=torch.zeros_like(p), v=torch.zeros_like(p))
+        first, second, counts = ([self.state[p][name] for p in parameters] for name in "mvn")
+        adam(
+            parameters, [p.grad for p in parameters], first, second, [], counts,
+            amsgrad=False, beta1=betas[0], beta2=betas[1], lr=lr, weight_decay=0.0, eps=1e-8, maximize=False,
+        )  # fmt: skip
 
 
 def parameter_groups(
@@ -133,8 +146,8 @@ class Average:
         """Takes the current weights in."""
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        for k, v in module.state_dict().items():
-            self.weights[k].lerp_(v.float(), 1 - decay)
+        now = module.state_dict()
+        get_ema_multi_avg_fn(decay)(list(self.weights.values()), [now[k].float() for k in self.weights], None)
 
 
 class Clock:
