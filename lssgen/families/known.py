@@ -49,7 +49,8 @@ class Known:
         return self.billions * BYTES[dtype]
 
     def to_dict(self) -> dict[str, Any]:
-        """A row of the table, JSON-ready."""
+        """A row of the table, JSON-ready; `upsampler` is its folder in assets/upsamplers."""
+        shipped = shipped_upsampler(self.vae)
         return {
             "id": self.repo,
             "family": self.family,
@@ -59,7 +60,7 @@ class Known:
             "side": self.side,
             "weights_gb": {dtype: round(self.memory_gb(dtype), 1) for dtype in BYTES},
             "vae": self.vae,
-            "upsampler": self.vae if shipped_upsampler(self.vae) else None,
+            "upsampler": shipped.name if shipped else None,
         }
 
 
@@ -142,6 +143,9 @@ def space_of(vae: dict[str, Any]) -> str:
 
 
 def shipped_upsampler(vae: str) -> Path | None:
-    """The folder of the learned upsampler in this repository for the latent space of this key, if there is one."""
-    folder = ASSETS / "upsamplers" / vae
-    return folder if vae == Path(vae).name and (folder / "config.json").is_file() else None
+    """The folder of the learned upsampler in this repository for the latent space of this key, if there is one: the
+    larger one, where there are two."""
+    if vae != Path(vae).name:  # a path, from somebody's configuration
+        return None
+    found = (ASSETS / "upsamplers" / name for name in (f"{vae}-large", vae))
+    return next((folder for folder in found if (folder / "config.json").is_file()), None)

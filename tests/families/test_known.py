@@ -50,6 +50,9 @@ def test_a_model_takes_the_shipped_upsampler_of_its_vae(bare, tmp_path, monkeypa
     shipped = tmp_path / "upsamplers" / "tiny"
     LatentUpsampler(4, 4, (8, 4), norm_num_groups=2, vae="tiny").save_pretrained(shipped)
     assert folders.upsampler_folder(model) == shipped
+    large = tmp_path / "upsamplers" / "tiny-large"
+    LatentUpsampler(4, 4, (16, 8), norm_num_groups=2, vae="tiny").save_pretrained(large)
+    assert folders.upsampler_folder(model) == large
     own = bare / "upsampler"
     LatentUpsampler(4, 4, (8, 4), norm_num_groups=2).save_pretrained(own)
     assert folders.upsampler_folder(model) == own, "its own goes before"
@@ -67,29 +70,32 @@ def test_keys_that_are_no_folder_have_none(key):
     assert known.shipped_upsampler(key) is None
 
 
-@pytest.mark.parametrize("key", SHIPPED)
-def test_every_shipped_upsampler_is_small_and_of_its_space(key):
-    model = LatentUpsampler.from_pretrained(known.ASSETS / "upsamplers" / key)
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_upsampler_is_small_and_of_its_space(name):
+    key, large = name.removesuffix("-large"), name.endswith("-large")
+    model = LatentUpsampler.from_pretrained(known.ASSETS / "upsamplers" / name)
     channels = {"sd1": 4, "sdxl": 4, "flux2": 32}.get(key, 16)
     assert (model.config.vae, model.config.in_channels) == (key, channels)
     between = sum(p.numel() for p in model.upsampler.between.parameters())
-    assert model.num_parameters() - between <= (140_000 if channels == 4 else 560_000), "those that double"
-    assert model.num_parameters() <= (400_000 if channels == 4 else 1_200_000)
+    most = 1_500_000 if large else 140_000 if channels == 4 else 560_000
+    assert model.num_parameters() - between <= most, "those that double"
+    assert model.num_parameters() <= (3_000_000 if large else 400_000 if channels == 4 else 1_200_000)
     z = torch.randn(1, channels, 6, 8, generator=torch.Generator().manual_seed(0))
     for size in ((12, 16), (9, 13)):
         made = model.upsample(z, *size)
         assert made.shape == (1, channels, *size)
         assert made.isfinite().all()
-    assert (known.ASSETS / "upsamplers" / key / "README.md").is_file()
+    assert (known.ASSETS / "upsamplers" / name / "README.md").is_file()
+    assert known.shipped_upsampler(key) == known.ASSETS / "upsamplers" / f"{key}-large"
 
 
-@pytest.mark.parametrize("key", SHIPPED)
-def test_cards_and_readme_say_what_was_measured(key):
-    folder = known.ASSETS / "upsamplers" / key
+@pytest.mark.parametrize("name", SHIPPED)
+def test_cards_and_readme_say_what_was_measured(name):
+    folder, key = known.ASSETS / "upsamplers" / name, name.removesuffix("-large")
     told = [json.loads(line) for line in (folder / FILE).read_text().splitlines()]
     assert [(part["vae"], part["pictures"]) for part in told] == [(key, 24), (key, 6)]
     found = {(row["method"], row["ratio"]): row for part in told for row in part["rows"]}
-    own, plain = f"assets/upsamplers/{key}", ("bicubic", "nearest", "pixel")
+    own, plain = f"assets/upsamplers/{name}", ("bicubic", "nearest", "pixel")
 
     def cells(digits: int, *wanted: tuple[str, float]) -> str:
         rows = [found[one] for one in wanted]
