@@ -95,9 +95,11 @@ class MuonAdam(Optimizer):
     def _muon(self, parameters: list[nn.Parameter], lr: float) -> None:
         alike = defaultdict(list)
         for p in parameters:
+            if not self.state[p]:
+                self.state[p]["momentum"] = torch.zeros_like(p)
             alike[p.flatten(1).shape].append(p)
         for shape, same in alike.items():
-            momenta = [self.state[p].setdefault("momentum", torch.zeros_like(p)) for p in same]
+            momenta = [self.state[p]["momentum"] for p in same]
             for p, momentum in zip(same, momenta, strict=True):
                 momentum.lerp_(p.grad, 0.05)
             ahead = torch.stack([p.grad.lerp(m, 0.95).flatten(1) for p, m in zip(same, momenta, strict=True)])
