@@ -39,7 +39,7 @@ class Training:
         steps: of training in place of `minutes`; 0 for none.
         batch: crops in a step of each process.
         learning_rate: of the matrices, by Muon.
-        seed: of weights, crops and windows.
+        seed: of weights and crops.
         size: one of SIZES; where it is left out the size of `init`, or small.
         init: a LatentUpsampler's folder to start from; one of a smaller size is grown, see `grown`.
         keep_doubling: train only what answers for other ratios than 2, and leave the rest as `init` has it, in the

@@ -4,9 +4,9 @@ Pairs are encodings of a crop at a random scale and of the same crop made smalle
 than a step of the small network, so encoded crops are kept in a pool that is renewed crop by crop as training goes on.
 The loss is the L1 of the latents in units of their deviation (to which latents, `lssgen.training.pairs` says). In the
 second part they are decoded besides, for losses to the *true* picture's pixels (`lssgen.training.losses`): a step takes
-several times as long, colours come right, and most is won. A GPU decodes whole crops; a processor a window of each,
-since more pictures teach more than larger windows do. A little noise goes onto the input, since sampled latents are not
-encoded photographs.
+several times as long, colours come right, and most is won. A GPU decodes all crops of a batch, a processor some of
+them, and always whole: decoders look far, some over all of a picture, and of a window they make another picture. A
+little noise goes onto the input, since sampled latents are not encoded photographs.
 
 accelerate brings device, mixed precision and several processes, whose gradients are averaged and of which the main one
 writes. OUT holds what is needed to go on: the upsampler's folder of averaged weights, training.json, a checkpoint.
@@ -53,7 +53,7 @@ CHECKPOINT = "checkpoint"
 SIDE, LATENT_SIDE = 256, 16  # of a crop: pixels, and latent pixels at least
 FIRST = 12  # batches of crops encoded at the start
 RENEW_EVERY, RENEWED = 2, 8  # steps of a processor between such a part of a batch more; a GPU takes it at each
-WINDOW, MARGIN = 12, 2  # latent pixels of a decoded window's side, and of its edge that is not compared
+DECODED = 4  # crops of a batch of which a processor decodes one
 NOISE = 0.05  # of the input, at most, in units of the latents' deviation
 DECAY, FLOOR = 0.995, 0.01  # of the averaged weights; of the learning rate
 THREADS = 4  # that cut crops while a GPU trains
@@ -161,17 +161,12 @@ class Trainer:
         return self.accelerator.autocast() if self.training.precision == "bf16" else nullcontext()
 
     def _decoded(self, latents: torch.Tensor, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The latents decoded, and the true pixels: whole on a GPU, else the same random window of each."""
-        if self.on_gpu:
-            with self._autoencoder_precision():
-                return self.vae.decode(latents).float(), pixels
-        factor, edge = self.vae.factor, MARGIN * self.vae.factor
-        y, x = (self.rng.randrange(0, latents.shape[-1] - WINDOW + 1, self.vae.multiple // factor) for _ in "yx")
+        """Latents decoded, and their true pixels: all on a GPU, else of one in DECODED."""
+        if not self.on_gpu:
+            some = -(-len(latents) // DECODED)
+            latents, pixels = latents[:some], pixels[:some]
         with self._autoencoder_precision():
-            shown = self.vae.decode(latents[..., y : y + WINDOW, x : x + WINDOW]).float()
-        shown = shown[..., edge:-edge, edge:-edge]
-        top, left = y * factor + edge, x * factor + edge
-        return shown, pixels[..., top : top + shown.shape[-2], left : left + shown.shape[-1]]
+            return self.vae.decode(latents).float(), pixels
 
     def _update(self, share: float) -> None:
         """One step of the optimiser, gradients clipped to norm 1."""
