@@ -206,11 +206,11 @@ def _run(args: argparse.Namespace, baseline: str, *, compare: bool) -> int:
     plan = _plan_said(engine, request)
     make_folder(args.out)
     engine.warm_up(request)
-    runs = []
+    runs, scorer = [], None if args.no_scores else score
     for turn, seed in enumerate(request.seeds):
         single = replace(request, seeds=(seed,))
         events = engine.compare(single, baseline_first=turn % 2 == 1) if compare else engine.generate(single)
-        runs.append(write_run(events, single, args.out, plan, None if args.no_scores else score, model=args.model))
+        runs.append(write_run(events, single, args.out, plan, scorer, **engine.facts(single)))
         if not args.json:
             print(run_text(runs[-1]), flush=True)
     if args.json:

@@ -102,6 +102,16 @@ class Engine:
         """Whether the weights are in memory."""
         return self._model is not None
 
+    def facts(self, request: GenerationRequest) -> dict[str, str]:
+        """What a record of a run tells beside its request: `model`, `device`, `dtype`, and for learned upsampling as
+        `upsampler_from` the upsampler's folder, one of this repository's from its top."""
+        facts = {"model": self.name, "device": str(self._place.device), "dtype": self.dtype}
+        if self._learned and request.upsampler == "learned":
+            ours = self._learned.is_relative_to(folders.ASSETS)
+            shown = self._learned.relative_to(folders.ASSETS.parent) if ours else self._learned
+            facts["upsampler_from"] = shown.as_posix()
+        return facts
+
     def fetch(self, progress: Progress | None = None) -> None:
         """Download what is not on this machine yet, of a model named by its hub id.
 

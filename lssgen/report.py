@@ -39,7 +39,7 @@ def write_run(
         out: folder for `SEED-ARM.png` and `SEED-ARM-stageK.png`, made if missing.
         plan: of the request.
         scorer: scores a finished picture, after both arms are done; None for no scores.
-        facts: put into each PNG's settings beside the request, such as the model's name.
+        facts: put into each PNG's settings and the dict, such as `Engine.facts`.
     """
     (seed,) = request.seeds
     counts = {"lssgen": len(plan.stages), "baseline": len(plan.baseline)}
@@ -64,7 +64,7 @@ def write_run(
     for arm, image in finals.items():
         arms[arm]["scores"] = scores_dict(scorer(image)) if scorer else {}
     arms = {arm: arms[arm] for arm in ("lssgen", "baseline") if arm in arms}
-    run = {"seed": seed, "arms": arms, "first_picture_seconds": first_picture}
+    run = {"seed": seed, **facts, "arms": arms, "first_picture_seconds": first_picture}
     return {**run, **_speedups(arms, plan.predicted_speedup)}
 
 

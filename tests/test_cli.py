@@ -46,6 +46,8 @@ def test_compare_writes_pictures_and_prints_the_agreed_shape(capsys, tiny_folder
     result = json.loads(out)
     assert code == 0
     assert result["seed"] == 3
+    assert (result["model"], result["device"], result["dtype"]) == (str(tiny_folder), "cpu", "float32")
+    assert result["upsampler_from"] == f"{tiny_folder}/upsampler"
     assert result["speedup"] > 0
     assert result["speedup_total"] > 0
     assert result["predicted_speedup"] > 1
@@ -54,6 +56,7 @@ def test_compare_writes_pictures_and_prints_the_agreed_shape(capsys, tiny_folder
         row = result["arms"][arm]
         assert Image.open(row["image"]).size == (128, 128)
         assert read_settings(row["image"])["request"]["seeds"] == [3]
+        assert read_settings(row["image"])["upsampler_from"] == result["upsampler_from"]
         assert read_settings(row["image"])["stage"] == stages
         assert row["stages"][-1]["image"] == row["image"]
         assert [set(s) for s in row["stages"]] == [{"height", "width", "num_steps", "seconds", "image"}] * stages
@@ -235,7 +238,9 @@ def test_without_a_learned_upsampler_bicubic_is_taken_and_said(capsys, tiny_fold
     assert err.count(f"python -m lssgen train-upsampler --vae {bare} --images DIR --out DIR") == 1
     assert f"python -m lssgen train-upsampler --vae {bare} --images DIR --out DIR" in err
     image = json.loads(out)["arms"]["lssgen"]["image"]
-    assert read_settings(image)["request"]["upsampler"] == "bicubic"
+    settings = read_settings(image)
+    assert settings["request"]["upsampler"] == "bicubic"
+    assert "upsampler_from" not in settings
     code, _, err = call(capsys, *options, "--upsampler", "learned")
     assert code == 2
     assert "train-upsampler --vae" in err

@@ -229,3 +229,12 @@ def test_learned_is_refused_at_once_where_there_is_no_upsampler(tiny_folder, tmp
         engine.plan(REQUEST)
     assert engine.plan(replace(REQUEST, upsampler="bicubic")).stages
     assert engine.plan(replace(REQUEST, start=128)).stages
+
+
+def test_a_record_names_the_upsampler_from_the_top_of_this_repository(tiny_folder):
+    assert Engine("embedded", "cpu").facts(REQUEST) == {
+        "model": "embedded", "device": "cpu", "dtype": "float32", "upsampler_from": "assets/embedded/upsampler",
+    }  # fmt: skip
+    engine = Engine(str(tiny_folder), "cpu", dtype="bfloat16")
+    assert engine.facts(REQUEST)["upsampler_from"] == f"{tiny_folder}/upsampler"
+    assert "upsampler_from" not in engine.facts(replace(REQUEST, upsampler="pixel"))

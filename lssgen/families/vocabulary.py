@@ -18,6 +18,7 @@ from lssgen.families.captions import WORD, fold, name_of, put_together, take_apa
 
 FILE = "vocabulary.json"
 BEFORE = re.compile(r"(?P<article>(?:an?|the)(?: |$))?(?P<small>small )?", re.IGNORECASE)  # the style, in captions
+AN = re.compile(r"^(a)n ", re.IGNORECASE)
 PREAMBLE = re.compile(r"^(?:an? |the )?(?:photo(?:graph)?|picture|image|drawing|icon|emoji) of ", re.IGNORECASE)
 OBJECTS = re.compile(r"\b(next to|above|and) an? ", re.IGNORECASE)  # before an object that is not the first
 PLURALS = (("s", ""), ("es", ""), ("ies", "y"), ("ves", "f"), ("ves", "fe"))
@@ -133,7 +134,10 @@ class Vocabulary:
         if said and len(said.objects) > 1 and not before["small"]:
             caption = put_together(said, style)
             return text if caption == f"{style} {rest}" else caption
-        return text if styles else f"{before['article'] or ''}{before['small'] or ''}{style} {rest}"
+        if styles:
+            return text
+        article = AN.sub(r"\1 ", before["article"] or "")  # of the style, no more of "apple"
+        return f"{article}{before['small'] or ''}{style} {rest}"
 
     def idea(self, draw: random.Random) -> str:
         """A prompt in the captions' grammar, on white or on a colour."""

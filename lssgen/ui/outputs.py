@@ -84,5 +84,5 @@ def _save(name: str, arm: ArmView, state: ViewState, shelf: Shelf, over: bool) -
 
 def _keep(state: ViewState, shelf: Shelf, image: Any, name: str) -> Path:
     arm, _, stage = name.partition("-stage")
-    facts = {"arm": arm, "model": state.model} | ({"stage": int(stage)} if stage else {})
+    facts = {**state.facts, "arm": arm} | ({"stage": int(stage)} if stage else {})
     return shelf.keep(image, f"lssgen-seed{state.request.seeds[0]}-{name}", state.request, **facts)

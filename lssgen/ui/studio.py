@@ -243,7 +243,7 @@ class Studio:
         try:
             for event in events:
                 if state is None:  # the model is there: from here on the former result makes room
-                    state = begin(request, plan, model)
+                    state = begin(request, plan, engine.facts(request))
                     session.new_shelf()
                     session.view = state
                     yield self._changed(session)
@@ -285,7 +285,7 @@ class Studio:
     def _changed(self, session: Session) -> Outputs:
         """The mark of a run that is no longer what the controls ask for."""
         shown = session.view
-        changed = shown.request is not None and session.wanted != (shown.request, shown.model)
+        changed = shown.request is not None and session.wanted != (shown.request, shown.facts["model"])
         return {"changed": section(changed_html(changed))}
 
     def _not_run(self, message: str) -> Outputs:

@@ -54,7 +54,7 @@ class ViewState:
 
     phase: str = IDLE
     message: str = ""
-    model: str = ""
+    facts: dict[str, str] = field(default_factory=dict)
     request: GenerationRequest | None = None
     plan: Plan | None = None
     lssgen: ArmView = field(default_factory=ArmView)
@@ -82,11 +82,11 @@ class ViewState:
         return theirs / ours if ours > 0 else None
 
 
-def begin(request: GenerationRequest, plan: Plan, model: str) -> ViewState:
-    """A run that is about to start, with nothing made yet."""
+def begin(request: GenerationRequest, plan: Plan, facts: dict[str, str]) -> ViewState:
+    """A run that is about to start, with nothing made yet; `facts` as `Engine.facts` gives them."""
     return ViewState(
         phase=RUNNING,
-        model=model,
+        facts=facts,
         request=request,
         plan=plan,
         lssgen=ArmView(planned=plan.stages),

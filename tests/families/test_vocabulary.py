@@ -37,6 +37,8 @@ CASES = {
     "cat 3d": "3d cat",
     "a cat in glossy style": "a glossy cat",
     "an apple in a flat style": "a flat apple",
+    "an astronaut": "a flat astronaut",
+    "An astronaut on an orange background": "A flat astronaut on an orange background",
     "the cat, glossy style, on a teal background": "a glossy cat on a teal background",
     "apples in 3d on a teal background": "3d apple on a teal background",
     "small cat, flat at the left": "small flat cat at the left",

@@ -17,7 +17,7 @@ HERE, MISSING = TopiqStatus(True, "", None), TopiqStatus(False, "no <weights> he
 
 @pytest.fixture(scope="module")
 def done(tiny_engine):
-    state = begin(REQUEST, tiny_engine.plan(REQUEST), "tiny")
+    state = begin(REQUEST, tiny_engine.plan(REQUEST), {})
     for event in tiny_engine.compare(REQUEST):
         state = advance(state, event)
     return finish(state)

@@ -59,6 +59,7 @@ def test_downloads_carry_their_settings(studio, session, values):
     path = Path(last["save_lssgen"]["value"])
     settings = read_settings(path)
     assert (settings["arm"], settings["model"]) == ("lssgen", values["model"])
+    assert settings["upsampler_from"] == f"{values['model']}/upsampler"
     assert settings["request"]["seeds"] == [values["seed"]]
     stage = next(path.parent.glob("*lssgen-stage1.png"))
     assert read_settings(stage)["stage"] == 1

@@ -19,7 +19,7 @@ def events(tiny_engine):
 
 @pytest.fixture
 def state(tiny_engine):
-    return begin(REQUEST, tiny_engine.plan(REQUEST), "tiny")
+    return begin(REQUEST, tiny_engine.plan(REQUEST), {})
 
 
 def test_a_whole_run_ends_done_with_both_pictures(state, events):
