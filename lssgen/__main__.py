@@ -173,9 +173,12 @@ def _own_steps(args: argparse.Namespace) -> int:
 def _plan(args: argparse.Namespace) -> int:
     from lssgen import schedule
     from lssgen.families import folders, table
+    from lssgen.measured import ratio_notes
 
     request = _request(args, prompt="plan")
     plan = schedule.plan(request, table.family(args.family).source if args.family else folders.source(args.model))
+    if not args.family and (learned := folders.upsampler_folder(args.model)):
+        plan = replace(plan, notes=(*plan.notes, *ratio_notes(learned, plan.stages)))
     print(json.dumps(plan.to_dict()) if args.json else plan)
     return 0
 

@@ -25,10 +25,9 @@ def pixel_gain(folder: Path, ratio: float) -> float:
     Doublings are answered by other layers than the ratios between, and tell of themselves alone. Between the ratios
     measured it is interpolated, outside of them it is that of the nearest; -inf if none is told.
     """
-    found = _gains(folder)
-    alike = {r: gain for r, gain in found.items() if math.log2(r).is_integer() == math.log2(ratio).is_integer()}
-    gains = sorted((alike or found).items())
-    return float(np.interp(ratio, *zip(*gains, strict=True))) if gains else -math.inf
+    doubles = math.log2(ratio).is_integer()
+    alike = sorted((r, gain) for r, gain in _gains(folder).items() if math.log2(r).is_integer() == doubles)
+    return float(np.interp(ratio, *zip(*alike, strict=True))) if alike else -math.inf
 
 
 def ratio_notes(folder: Path, stages: tuple[Stage, ...]) -> list[str]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 
 import pytest
 
+from lssgen.__main__ import main
 from lssgen.engine import Engine
 from lssgen.measured import FILE, pixel_gain
 from lssgen.request import GenerationRequest
@@ -37,6 +39,12 @@ def test_what_pixel_is_ahead_is_interpolated(folder, ratio, gain):
     assert pixel_gain(folder, ratio) == pytest.approx(gain)
 
 
+def test_doublings_and_other_ratios_tell_of_themselves_alone(tmp_path):
+    (tmp_path / FILE).write_text(line(x2=15.0))
+    assert pixel_gain(tmp_path, 2.0) == pixel_gain(tmp_path, 4.0) == 5.0
+    assert pixel_gain(tmp_path, 1.5) == -math.inf
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -56,7 +64,7 @@ def test_a_folder_without_measures_tells_nothing(tmp_path, text):
     assert pixel_gain(tmp_path, 2.0) == -math.inf
 
 
-def test_the_plan_says_where_pixel_is_ahead(tiny_folder, folder):
+def test_the_plan_says_where_pixel_is_ahead(tiny_folder, folder, capsys):
     LatentUpsampler(4, 4, (8, 4), norm_num_groups=2).save_pretrained(folder)
     engine = Engine(str(tiny_folder), upsampler=folder)
 
@@ -66,5 +74,10 @@ def test_the_plan_says_where_pixel_is_ahead(tiny_folder, folder):
         return [note for note in plan.notes if "'pixel'" in note]
 
     assert told(32) == told(64) == told(40, "pixel") == []
+    told_by_command = shutil.copytree(tiny_folder, folder / "model")
+    shutil.copy(folder / FILE, told_by_command / "upsampler")
+    size = ["--height", "64", "--width", "64", "--start", "40", "--steps", "4", "--split", "0.5"]
+    assert main(["plan", "--model", str(told_by_command), *size]) == 0
+    assert "(x1.6) the upsampler 'pixel' comes about 1.8 dB nearer" in capsys.readouterr().out
     (note,) = told(40)
     assert note.startswith("from 40 x 40 to 64 x 64 (x1.6) the upsampler 'pixel' comes about 1.8 dB nearer")
