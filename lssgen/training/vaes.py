@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from lssgen.families import folders, remote
-from lssgen.families.known import known, known_by_name
+from lssgen.families.known import known, known_by_name, space_of
 from lssgen.hub import brief
 from lssgen.training import tiny
 
@@ -79,7 +79,7 @@ def load(where: str, *, is_tiny: bool = False, key: str = "", device: torch.devi
     Args:
         where: its folder, a pipeline's folder with `vae/`, or the hub id of either, fetched where it is not cached.
         is_tiny: `where` is a pair of TAESD's own files, see `lssgen.training.tiny`.
-        key: name of its latent space; that of a known model or file by default.
+        key: name of its latent space; by default that of a known model, configuration or file.
         device: where it runs; the CPU by default.
 
     Raises:
@@ -96,7 +96,8 @@ def load(where: str, *, is_tiny: bool = False, key: str = "", device: torch.devi
         hint = "name an autoencoder's or a pipeline's folder or hub id, or add --tiny for a pair of TAESD's files"
         raise ValueError(f"no autoencoder at {folder} (it has no config.json, nor has its vae/); {hint}")
     row = known(found.repo) if found else known_by_name(folder.name)
-    return _checked(_model(inner), key or _own_key(folder) or (row.vae if row else ""), device, inner)
+    own = key or _own_key(folder) or (row.vae if row else space_of(folders.read_json(inner / "config.json")))
+    return _checked(_model(inner), own, device, inner)
 
 
 def _checked(model: torch.nn.Module, name: str, device: torch.device, path: Path) -> Vae:

@@ -161,3 +161,12 @@ def test_gradients_reach_the_latents_and_nothing_else(tmp_path):
     assert z.grad.abs().sum() > 0
     assert isinstance(vae._model, AutoencoderKL)
     assert not any(p.requires_grad for p in vae._model.parameters())
+
+
+def test_a_latent_space_is_known_by_the_configuration_too(tmp_path, monkeypatch):
+    """A fine-tuned model keeps its VAE, and the upsamplers for it."""
+    pipelines.tiny_vae().save_pretrained(tmp_path / "mine" / "vae")
+    assert vaes.load(str(tmp_path / "mine")).name == ""
+    monkeypatch.setattr(vaes, "space_of", lambda config: f"space of {config['latent_channels']}")
+    assert vaes.load(str(tmp_path / "mine")).name == "space of 4"
+    assert vaes.load(str(tmp_path / "mine"), key="own").name == "own"
