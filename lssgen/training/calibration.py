@@ -84,6 +84,7 @@ def calibrate(
 
 
 @torch.no_grad()
+@measures.exact()
 def mend(
     model: LatentUpsampler, last: nn.Conv2d, vae: Vae, crops: Crops, device: torch.device, contrast: float
 ) -> dict[str, Any]:

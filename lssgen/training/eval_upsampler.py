@@ -87,6 +87,7 @@ def checkpoint(folder: Path, vae: Vae) -> LatentUpsampler:
     return model
 
 
+@measures.exact()
 def evaluate(
     vae: Vae,
     paths: Iterable[Path],
@@ -156,10 +157,10 @@ def _square(path: Path, side: int, vae: Vae) -> torch.Tensor:
         image = photos.read(path)
     except photos.BROKEN as error:
         raise ValueError(f"{path} is no readable picture ({type(error).__name__})") from error
-    even = 2 * vae.multiple  # so that half of it can be encoded
-    side = min(side, *image.size) // even * even
-    if side < 4 * vae.multiple:
-        raise ValueError(f"{path} is {image.size[0]} x {image.size[1]} px; {4 * vae.multiple} px a side are needed")
+    least = 4 * vae.multiple  # so that half and a quarter of it can be encoded
+    side = min(side, *image.size) // least * least
+    if side < least:
+        raise ValueError(f"{path} is {image.size[0]} x {image.size[1]} px; {least} px a side are needed")
     return photos.pixels_of(image.crop((0, 0, side, side)))[None]
 
 

@@ -6,12 +6,25 @@ for `latents_error`, which is of latents.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
 
 LUMA = (0.299, 0.587, 0.114)
 WINDOW, SIGMA = 11, 1.5  # of SSIM's Gaussian window (Wang et al. 2004)
 RINGS = 24  # rings of the radial spectrum, equally wide up to the Nyquist frequency
+
+
+@contextmanager
+def exact() -> Iterator[None]:
+    """Convolutions in float32 as the latents are; a GPU's are in TF32 by default."""
+    before, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def psnr(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
@@ -21,6 +34,7 @@ def psnr(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
 
 def ssim(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
     """Structural similarity of each channel with a Gaussian window, averaged (Wang et al. 2004); 1 is equal."""
+    made, true = made.double(), true.double()  # variances are small differences
     x = torch.arange(WINDOW, dtype=made.dtype, device=made.device) - WINDOW // 2
     weights = torch.exp(-(x**2) / (2 * SIGMA**2))
     weights = weights / weights.sum()
@@ -34,7 +48,7 @@ def ssim(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
     covariance = smooth(made * true) - a * b
     c1, c2 = 0.01**2, 0.03**2
     similar = (2 * a * b + c1) * (2 * covariance + c2) / ((a * a + b * b + c1) * (variance + c2))
-    return similar.mean(1)
+    return similar.mean(1).float()
 
 
 def spectrum_error(made: torch.Tensor, true: torch.Tensor, ratio: float = 1.0) -> torch.Tensor:

@@ -86,3 +86,11 @@ def test_the_octave_holds_its_own_frequencies_alone():
         torch.testing.assert_close(measures.octave(wave, 2.0), kept * wave[:, 0], atol=1e-5, rtol=0)
     ramp = torch.linspace(0, 1, 64).expand(1, 3, 64, 64)
     assert measures.octave(ramp, 2.0).abs().max() < 0.01, "its ends are not one step"
+
+
+def test_convolutions_are_exact_where_they_are_measured():
+    """A GPU's default is TF32, of 10 bits."""
+    torch.backends.cudnn.allow_tf32 = True
+    with measures.exact():
+        assert not torch.backends.cudnn.allow_tf32
+    assert torch.backends.cudnn.allow_tf32
