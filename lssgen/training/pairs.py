@@ -18,7 +18,7 @@ import torch
 from PIL import Image, ImageFilter
 
 from lssgen.latents import resize
-from lssgen.training.photos import BROKEN, LEAST, Photos, image_of, pixels_of, read, shrink
+from lssgen.training.photos import BROKEN, FEWEST, Photos, image_of, pixels_of, read, shrink
 from lssgen.training.vaes import Vae
 
 SMALLEST_SCALE = 0.3  # of a picture before it is cut
@@ -54,7 +54,7 @@ class Crops:
         sky and blur teach little, but now and then with a plain box, so that white paper stays white.
 
         Raises:
-            ValueError: if so many pictures turned out broken that fewer than LEAST are left.
+            ValueError: if so many pictures turned out broken that fewer than FEWEST are left.
         """
         crop = max((self._next() for _ in range(CHOICE)), key=detail)
         if self.rng.random() < self._plain:
@@ -82,7 +82,7 @@ class Crops:
             left, top, reach = int(left), int(top), side
         image = read(self.photos.paths[index], tuple(rng.randrange(256) for _ in range(3)))
         box = (left, top, left + reach, top + reach)
-        image = image.resize((side, side), Image.BICUBIC, box=box, reducing_gap=3.0)
+        image = image.resize((side, side), Image.BICUBIC, box=box)
         for flip in (Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.FLIP_TOP_BOTTOM):
             image = image.transpose(flip) if rng.random() < 0.5 else image
         return pixels_of(image)
@@ -115,8 +115,8 @@ class Crops:
             self.photos.broken += self._weights[index] > 0
             self._weights[index] = 0.0
             left = sum(weight > 0 for weight in self._weights)
-        if left < LEAST:
-            raise ValueError(f"{self.photos.broken} pictures are broken and {left} are left; {LEAST} are needed")
+        if left < FEWEST:
+            raise ValueError(f"{self.photos.broken} pictures are broken and {left} are left; {FEWEST} are needed")
 
 
 def detail(pixels: torch.Tensor) -> float:

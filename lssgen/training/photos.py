@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
-LEAST = 8  # pictures that can be learnt from, at least
+LEAST, FEWEST = 8, 4  # usable pictures of a folder, and what may be left of them as broken ones are found
 BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises
 
 
@@ -36,13 +37,16 @@ class Photos:
     def __str__(self) -> str:
         return f"{len(self.paths)} pictures; {self.small} too small and {self.broken} broken left out"
 
-    def split(self, most: int) -> tuple[Photos, list[Path]]:
-        """The same without some, evenly spread, and these: one in eight, at most `most`."""
+    def split(self, most: int, before: Collection[str] = ()) -> tuple[Photos, list[Path]]:
+        """The same without some, and these: those of the paths `before` that are there, else one in eight, evenly
+        spread, at most `most`. Broken ones among them are counted, and in neither."""
         count = max(1, min(most, len(self.paths) // 8))
-        apart = {k * len(self.paths) // count for k in range(count)}
+        apart = {k for k, path in enumerate(self.paths) if str(path) in before}
+        apart = apart or {k * len(self.paths) // count for k in range(count)}
         rest = [k for k in range(len(self.paths)) if k not in apart]
+        whole = [self.paths[k] for k in sorted(apart) if _is_whole(self.paths[k])]
         paths, sizes = [self.paths[k] for k in rest], [self.sizes[k] for k in rest]
-        return replace(self, paths=paths, sizes=sizes), [self.paths[k] for k in sorted(apart)]
+        return replace(self, paths=paths, sizes=sizes, broken=self.broken + len(apart) - len(whole)), whole
 
     def weights(self) -> list[float]:
         """How often to draw each: by the number of crops that it holds."""
@@ -77,6 +81,14 @@ def find(folder: Path, side: int, least: int = LEAST) -> Photos:
             f"{folder} has {found}; at least {least} jpg, png or webp pictures of at least {side} px a side are needed"
         )
     return found
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        read(path)
+    except BROKEN:
+        return False
+    return True
 
 
 def read(path: Path, colour: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:

@@ -15,11 +15,12 @@ writes. OUT holds what is needed to go on: the upsampler's folder of averaged we
 from __future__ import annotations
 
 import json
+import os
 import random
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,12 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, broadcast, is_tensorboard_available
+from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 
 from lssgen.families.placement import out_of_memory
 from lssgen.hub import brief
 from lssgen.measured import FILE as MEASURED
-from lssgen.training import losses, photos, vaes
+from lssgen.training import losses, photos, push, vaes
 from lssgen.training.calibration import calibrate
 from lssgen.training.common import (
     Average,
@@ -123,11 +125,15 @@ class Trainer:
                 self.save()
                 saved = time.monotonic()
         self.pool.close()
+        if self.step == 0:
+            raise ValueError(f"the first encodings took {self.training.minutes:g} minutes; give more --minutes")
         self.save()
         self.accelerator.wait_for_everyone()
 
     def save(self) -> None:
-        """A checkpoint, by the main process."""
+        """A checkpoint, by the main process. Raises ValueError in place of one that is worth nothing."""
+        if not all(p.isfinite().all() for p in self.plain.parameters()):
+            raise ValueError("the weights are no longer finite; go on by --resume with a lower --learning-rate")
         self.spent = time.monotonic() - self.start
         if self.accelerator.is_main_process:
             numbers = {"step": self.step, "spent": self.spent}
@@ -217,36 +223,38 @@ def train(
         say: told the progress.
 
     Returns:
-        What training.json holds: `training`, `pictures`, `steps`, `seconds`, `parameters`, by ratio `held_out` PSNR in
-        dB, and as `calibrated` what `lssgen.training.calibration` left. In processes other than the main one nothing.
+        What training.json holds: `training`, `pictures`, `steps`, `seconds`, `parameters`, `held_out_pictures`, by
+        ratio `held_out` PSNR in dB, and as `calibrated` what `lssgen.training.calibration` left. In processes other
+        than the main one nothing.
 
     Raises:
         ValueError: for pictures, an autoencoder, an upsampler or a checkpoint that cannot be used, or for want of
             memory.
         OSError: if `out` cannot be written.
     """
-    if push_to_hub:
-        check_token()
-    if not resume and (out / SETTINGS).exists():
-        raise ValueError(f"{out} holds a training already; add --resume to go on with it, or name another folder")
+    if push_to_hub and os.environ.get("LOCAL_RANK", "0") == "0":
+        push.make(push_to_hub)
+    if not resume and any((out / name).exists() for name in (f"{CHECKPOINT}.pt", SAFETENSORS_WEIGHTS_NAME)):
+        raise ValueError(f"{out} holds an upsampler already; add --resume to go on with it, or name another folder")
     accelerator = _accelerator(training.precision, log)
     say = say if accelerator.is_main_process else lambda text: None
     vae = vaes.load(training.vae, is_tiny=training.tiny, key=training.key, device=accelerator.device)
     side = max(SIDE, LATENT_SIDE * vae.factor)
-    found, held_out = photos.find(Path(training.images).expanduser(), side).split(HELD_OUT)
+    found, held_out = photos.find(Path(training.images).expanduser(), side).split(HELD_OUT, _before(out, resume))
     say(f"{found}; {len(held_out)} held out; crops of {side} px")
     torch.manual_seed(training.seed)
     model = model_for(training, vae, out if resume else None)
     out.mkdir(parents=True, exist_ok=True)
     facts = {"training": asdict(training), "vae": vae.name, "parameters": sum(p.numel() for p in model.parameters())}
+    facts["held_out_pictures"] = [str(path) for path in held_out]
     say(f"{facts['parameters']:,} parameters on {accelerator.device}, latents of {vae.name or 'an unnamed VAE'}")
+    trainer = Trainer(training, out, accelerator, vae, model, found, resume=resume, say=say)
     if accelerator.is_main_process:
         if not resume:  # there other processes read it
             model.save_config(out)
         _write(out, facts)
     if log:
         accelerator.init_trackers("upsampler")
-    trainer = Trainer(training, out, accelerator, vae, model, found, resume=resume, say=say)
     try:
         trainer.run()
     except (MemoryError, RuntimeError) as error:
@@ -256,7 +264,7 @@ def train(
     accelerator.end_training()
     if not accelerator.is_main_process:
         return {}
-    say("mending the colours")
+    say("mending the colours: some hundreds of crops are decoded")
     trained = load_average(trainer.path, LatentUpsampler.from_config(LatentUpsampler.load_config(out)))
     trained.requires_grad_(False).to(accelerator.device)
     facts["calibrated"] = calibrate(trained, vae, found, accelerator.device, training)
@@ -264,19 +272,21 @@ def train(
     (out / MEASURED).unlink(missing_ok=True)  # what was measured of former weights
     counts = {"used": len(found.paths), "held_out": len(held_out), "small": found.small, "broken": found.broken}
     facts |= {"pictures": counts, "steps": trainer.step, "seconds": round(trainer.spent, 1)}
-    facts["held_out"] = _held_out(vae, held_out, out, accelerator.device, say)
     _write(out, facts)
+    if held_out:
+        say(f"measuring {len(held_out)} held-out pictures")
+        facts["held_out"] = _held_out(vae, held_out, out, accelerator.device, say)
+        _write(out, facts)
     if push_to_hub:
-        checkpoint(out, vae).push_to_hub(push_to_hub)
+        push.upload(out, push_to_hub)
     return facts
 
 
-def check_token() -> None:
-    """Raises ValueError if nobody is signed in to the hub, before hours of training rather than after."""
-    from huggingface_hub import get_token
-
-    if get_token() is None:
-        raise ValueError("--push-to-hub needs a token: sign in with 'hf auth login' or set HF_TOKEN")
+def _before(out: Path, resume: bool) -> list[str]:
+    """The pictures that a training which is resumed held out: new ones beside them must not change places."""
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        return json.loads((out / SETTINGS).read_text(encoding="utf-8"))["held_out_pictures"] if resume else []
+    return []
 
 
 def _accelerator(precision: str, log: Path | None) -> Accelerator:
@@ -289,8 +299,10 @@ def _accelerator(precision: str, log: Path | None) -> Accelerator:
             project_dir=log,
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],  # a batch is of one ratio
         )
-    except (ValueError, RuntimeError) as error:
+    except ValueError as error:
         raise ValueError(f"precision is {precision!r}, which this machine does not take: {brief(error)}") from error
+    except RuntimeError as error:  # of several processes that do not find each other
+        raise ValueError(f"accelerate does not start: {brief(error)}") from error
 
 
 def _write(out: Path, facts: dict[str, Any]) -> None:

@@ -24,7 +24,14 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     )
     _vae_arguments(measure, required=True)
     measure.add_argument("--device", help="cpu, cuda, cuda:1 or mps; a GPU if there is one")
-    measure.add_argument("--checkpoint", type=Path, nargs="+", default=[], metavar="DIR", help="LatentUpsamplers")
+    measure.add_argument(
+        "--checkpoint",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="LatentUpsamplers' folders, with config.json",
+    )
     measure.add_argument("--ratios", type=float, nargs="+", default=list(RATIOS), help="of the sizes, each above 1")
     measure.add_argument("--limit", type=int, default=0, help="pictures at most (0: all)")
     measure.add_argument("--every", type=int, default=1, help="take every n-th picture, in the order of their names")
@@ -40,13 +47,15 @@ def _vae_arguments(parser: argparse.ArgumentParser, *, required: bool) -> None:
     parser.add_argument(
         "--tiny", action="store_true", default=None, help="--vae DIR/taef1 is a pair of TAESD's encoder and decoder"
     )
-    parser.add_argument("--key", help="name of the latent space, such as flux1; that of a known model if left out")
+    parser.add_argument("--key", help="name of the latent space, such as flux1; that of a known VAE if left out")
     parser.add_argument("--images", required=required, help="folder of jpg, png or webp pictures, and those below it")
 
 
 def _training_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the upsampler and its checkpoints")
-    parser.add_argument("--minutes", type=float, help="time budget, 20 if left out; the learning rate follows it")
+    parser.add_argument(
+        "--minutes", type=float, help="of training (20); the learning rate follows it, mending and measuring come after"
+    )
     parser.add_argument("--steps", type=int, help="so many steps in place of --minutes")
     parser.add_argument("--batch", type=int, help="crops a step and process (8)")
     parser.add_argument("--learning-rate", type=float, help="of Muon (0.004)")

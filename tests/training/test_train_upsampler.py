@@ -294,6 +294,25 @@ def test_for_want_of_memory_a_smaller_batch_is_named(images, vae_folder, tmp_pat
     monkeypatch.setattr(train_upsampler.Trainer, "_update", full)
     options = ["--vae", vae_folder, "--images", images, "--out", tmp_path / "out", *SMALL]
     assert "--batch below" in refusal(capsys, "train-upsampler", *options)
+    monkeypatch.undo()
+    of_small_crops(monkeypatch)
+    assert run("train-upsampler", *options) == 0, "the folder holds nothing yet"
+
+
+def test_weights_that_are_no_longer_finite_spoil_no_checkpoint(images, vae_folder, tmp_path):
+    trainer = toy_trainer(images, vae_folder, tmp_path)
+    trainer.start = 0.0
+    trainer.save()
+    before = (tmp_path / "checkpoint.safetensors").read_bytes()
+    next(trainer.plain.parameters()).data[:] = torch.nan
+    with pytest.raises(ValueError, match="lower --learning-rate"):
+        trainer.save()
+    assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
+
+
+def test_a_training_without_a_step_is_none(images, vae_folder, tmp_path, capsys):
+    options = ["--vae", vae_folder, "--images", images, "--out", tmp_path / "out", "--minutes", 1e-9]
+    assert "give more --minutes" in refusal(capsys, "train-upsampler", *options)
 
 
 def on_one_batch(trainer: train_upsampler.Trainer, batch: tuple[torch.Tensor, ...], *, decoded: bool) -> list[dict]:
@@ -412,6 +431,29 @@ def test_nobody_trains_for_hours_to_learn_that_no_token_is_set(images, vae_folde
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
     options = ["--vae", vae_folder, "--images", images, "--out", tmp_path, "--push-to-hub", "me/mine"]
     assert "hf auth login" in refusal(capsys, "train-upsampler", *options)
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_x")
+    assert "'me/mi ne', which cannot be made" in refusal(capsys, "train-upsampler", *options[:-1], "me/mi ne")
+
+
+def test_the_hub_gets_the_upsampler_without_checkpoints(images, vae_folder, tmp_path, capsys, monkeypatch):
+    calls = []
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_x")
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", lambda *_, **how: calls.append(how))
+    monkeypatch.setattr("huggingface_hub.HfApi.upload_folder", lambda *_, **how: calls.append(how))
+    out = tmp_path / "out"
+    options = ["--vae", vae_folder, "--images", images, "--out", out, "--push-to-hub", "me/mine", *SMALL]
+    assert run("train-upsampler", *options) == 0
+    assert calls == [
+        {"exist_ok": True}, {"repo_id": "me/mine", "folder_path": out, "ignore_patterns": ["checkpoint.*"]},
+    ]  # fmt: skip
+
+    def fails(*_, **how):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.upload_folder", fails)
+    again = refusal(capsys, "train-upsampler", "--resume", "--out", out, "--push-to-hub", "me/mine")
+    assert "holds the upsampler" in again
+    assert "hf upload me/mine" in again
 
 
 def test_small_and_broken_pictures_are_left_out_and_counted(tmp_path):
@@ -435,9 +477,42 @@ def test_small_and_broken_pictures_are_left_out_and_counted(tmp_path):
         photos.find(tmp_path, 256)
     (tmp_path / "7.webp").unlink()
     (tmp_path / "8.webp").unlink()
+    for k in range(4):
+        (tmp_path / f"{k}.webp").unlink()
+        shutil.copy(tmp_path / "torn.png", tmp_path / f"{k}.png")
     few = pairs.Crops(photos.find(tmp_path, 64), 0, 4)
-    with pytest.raises(ValueError, match="2 pictures are broken and 7 are left; 8 are needed"):
+    with pytest.raises(ValueError, match="6 pictures are broken and 3 are left; 4 are needed"):
         [few() for _ in range(80)]
+
+
+def test_held_out_pictures_are_whole_and_stay_the_same_as_others_come(tmp_path):
+    for k in range(16):
+        drawing(k, 72).save(tmp_path / f"{k:02}.png")
+    torn = tmp_path / "00.png"
+    torn.write_bytes(torn.read_bytes()[: torn.stat().st_size // 2])
+    found, held_out = photos.find(tmp_path, 64).split(6)
+    assert ([p.name for p in held_out], found.broken) == (["08.png"], 1)
+    assert not {torn, *held_out} & set(found.paths)
+    for k in range(16, 64):
+        drawing(k, 72).save(tmp_path / f"{k:02}.png")
+    more, again = photos.find(tmp_path, 64).split(6, [str(path) for path in held_out])
+    assert again == held_out
+    assert len(more.paths) == len(more.sizes) == 63
+
+
+def test_a_torn_picture_does_not_cost_the_training(vae_folder, tmp_path):
+    """It was found out by the measuring at the end."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for k in range(8):
+        drawing(k, 72).save(folder / f"{k}.png")
+    torn = folder / "0.png"
+    torn.write_bytes(torn.read_bytes()[: torn.stat().st_size // 2])
+    options = ["--vae", vae_folder, "--images", folder, "--out", tmp_path / "out", *SMALL]
+    assert run("train-upsampler", *options) == 0
+    facts = json.loads((tmp_path / "out" / "training.json").read_text())
+    assert facts["pictures"] == {"used": 7, "held_out": 0, "small": 0, "broken": 1}
+    assert "held_out" not in facts
 
 
 def test_what_is_transparent_is_laid_on_a_colour(tmp_path):
