@@ -133,7 +133,7 @@ class Trainer:
     def save(self) -> None:
         """A checkpoint, by the main process. Raises ValueError in place of one that is worth nothing."""
         if not all(p.isfinite().all() for p in self.plain.parameters()):
-            raise ValueError("the weights are no longer finite; go on by --resume with a lower --learning-rate")
+            raise ValueError("the weights are no longer finite; --resume, or begin anew, with a lower --learning-rate")
         self.spent = time.monotonic() - self.start
         if self.accelerator.is_main_process:
             numbers = {"step": self.step, "spent": self.spent}
