@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from PIL import Image, ImageDraw
 
 from lssgen.__main__ import main
@@ -84,6 +85,7 @@ def trained(images, vae_folder, tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     of_small_crops(monkeypatch)
+    AcceleratorState._reset_state()  # it remembers the precision of the first accelerator of a process
 
 
 def of_small_crops(patch: pytest.MonkeyPatch) -> None:
