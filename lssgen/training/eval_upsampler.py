@@ -2,8 +2,10 @@
 
 Protocol: the left upper square of each picture, at most 512 px; its copy made smaller by antialiased bicubic; both
 encoded; the small one's latents enlarged and decoded in float32, and compared with the true picture. `encode-decode` is
-what the autoencoder itself loses: the ceiling, but for what a method adds of its own. Pictures of one colour, which
-photographs lack, are measured besides: an upsampler can turn white paper grey and lose nothing in the averages.
+what the autoencoder itself loses: the ceiling, but for what a method adds of its own. `enlarged` is the small picture
+decoded and enlarged by bicubic: no stage can go on from it, but it shows how much small latents tell. Pictures of one
+colour, which photographs lack, are measured besides: an upsampler can turn white paper grey and lose nothing in the
+averages.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ SIDE = 512  # pixels of the square measured on
 MOST = 16.0  # of the ratios
 PLAIN_SIDE = 24  # of a plain picture, in units of the autoencoder's
 COLOURS = [*product((-1.0, 1.0), repeat=3), (0.0, 0.0, 0.0)]  # black, white, the six pure colours, grey
-TRUE, CEILING, PLAIN = "true", "encode-decode", ("bicubic", "nearest", "pixel")
+TRUE, CEILING, ENLARGED = "true", "encode-decode", "enlarged"
+PLAIN = (ENLARGED, "bicubic", "nearest", "pixel")  # methods without weights
 Upsample = Callable[[torch.Tensor, int, int], torch.Tensor]
 Show = Callable[[Path, float, str, torch.Tensor, float | None], None]
 
@@ -37,7 +40,7 @@ class Row:
     """One method at one ratio, means over pictures.
 
     Args:
-        method: a checkpoint's path, `bicubic`, `nearest`, `pixel` or `encode-decode`.
+        method: a checkpoint's path, `encode-decode`, or one of PLAIN.
         ratio: of the two sizes.
         psnr: in dB.
         spectrum_error, carried_error: root mean square difference in dB over all frequencies, and over those that the
@@ -47,9 +50,9 @@ class Row:
         colour_shift: of red, green and blue in 1/255.
         plain_shift: the largest of any of the three in pictures of one of COLOURS, in 1/255.
         latents_error: mean difference from the true picture's latents, in units of their channels' deviations; far off
-            is what only this autoencoder's decoder takes for the picture.
+            is what only this autoencoder's decoder takes for the picture. 0 of what enlarges no latents.
         parameters: of the upsampler.
-        milliseconds: of one call, the median; of the pixel round trip, its decoding and encoding.
+        milliseconds: of one call, the median; of the pixel round trip, its decoding and encoding. 0 likewise.
     """
 
     method: str
@@ -109,7 +112,7 @@ def evaluate(
         ratios: of the sizes; the smaller one is brought to the nearest size that the autoencoder takes.
         device: where the autoencoder is; the CPU by default.
         side: pixels of the square measured on, at most.
-        plain: the methods without weights.
+        plain: some of PLAIN.
         progress: told after each picture.
         show: given every picture: its path, ratio, method or `true`, (1, 3, H, W) in [0, 1], and PSNR or None.
 
@@ -122,7 +125,7 @@ def evaluate(
     if not paths:
         raise ValueError("no picture is left to measure on; lower --every, or name another folder")
     device = device or torch.device("cpu")
-    methods: dict[str, Upsample] = {name: _plain(vae, name) for name in plain}
+    methods: dict[str, Upsample] = {name: _plain(vae, name) for name in plain if name != ENLARGED}
     methods |= {name: model.to(device).upsample for name, model in learned.items()}
     found: dict[tuple[str, float], list[list[float]]] = {}
     for number, path in enumerate(paths):
@@ -134,6 +137,8 @@ def evaluate(
             low = vae.encode(photos.shrink(true, small, small))
             show(path, ratio, TRUE, true * 0.5 + 0.5, None)
             made = {CEILING: (ceiling, 0.0, 0.0)}
+            if ENLARGED in plain:
+                made[ENLARGED] = resize(_decoded(vae, low), *true.shape[-2:], "bicubic").clamp(0.0, 1.0), 0.0, 0.0
             for name, upsample in methods.items():
                 if number == 0 and device.type != "cpu":  # once untimed: a GPU's first call sets up its kernels
                     _timed(upsample, low, size, device)

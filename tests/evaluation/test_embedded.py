@@ -11,6 +11,7 @@ import pytest
 from lssgen.__main__ import main
 from lssgen.evaluation import embedded
 from lssgen.evaluation.commands import text
+from lssgen.training import eval_upsampler
 from tests import emoji
 
 LABELS = [f"thing {k}" for k in range(40)]
@@ -45,7 +46,7 @@ def test_everything_is_reported(report):
         assert arm["held_out_pairs"]["pictures"] == 1
     assert set(report["reconstruction"]) == {"512", "1024"}
     assert report["reconstruction"]["512"]["psnr"] > 20
-    assert {row["method"] for row in report["upsampler"]["256 -> 512"]} == {"learned", "bicubic", "nearest", "pixel"}
+    assert {row["method"] for row in report["upsampler"]["256 -> 512"]} == {"learned", *eval_upsampler.PLAIN}
     assert set(report["spectrum"]) == {"pictures", "native", *(f"lssgen {s}" for s in ("0.3", "0.5", "0.75", "0.9"))}
     assert "reconstruction at 512 px" in text(report)
 

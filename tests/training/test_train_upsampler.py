@@ -20,6 +20,7 @@ from accelerate.state import AcceleratorState
 from PIL import Image, ImageDraw
 
 from lssgen.__main__ import main
+from lssgen.latents import resize
 from lssgen.measured import FILE as MEASURED
 from lssgen.training import decodes, eval_upsampler, measures, pairs, photos, recipe, train_upsampler, vaes
 from lssgen.training.recipe import Training, build, recall
@@ -575,7 +576,7 @@ def test_evaluation_gives_every_method_at_every_ratio(trained, images, vae_folde
     assert run("eval-upsampler", *options, "--every", 9, "--limit", 2, "--json") == 0
     result = json.loads(capsys.readouterr().out)
     rows = {(row["method"], row["ratio"]): row for row in result["rows"]}
-    methods = ("encode-decode", "bicubic", "nearest", "pixel", str(trained))
+    methods = ("encode-decode", "enlarged", "bicubic", "nearest", "pixel", str(trained))
     assert set(rows) == {(m, r) for m in methods for r in (1.5, 2.0, 3.0)}
     assert result["pictures"] == 2
     learned = rows[str(trained), 2.0]
@@ -586,6 +587,19 @@ def test_evaluation_gives_every_method_at_every_ratio(trained, images, vae_folde
     assert learned["latents_error"] > 0 == rows["encode-decode", 2.0]["latents_error"]
     assert run("eval-upsampler", *options[:4], "--ratios", 2, "--limit", 1) == 0
     assert "nearest" in capsys.readouterr().out
+
+
+def test_the_small_picture_is_decoded_and_enlarged(images):
+    """By an autoencoder that loses nothing: what is left is what bicubic enlarging does."""
+    vae, path = (
+        SimpleNamespace(factor=1, multiple=1, encode=lambda x: x, decode=lambda z: z),
+        next(images.rglob("*.png")),
+    )
+    row = next(r for r in eval_upsampler.evaluate(vae, [path], {}, [2], side=64) if r.method == "enlarged")
+    true = photos.pixels_of(photos.read(path))[None, :, :64, :64]
+    made = resize(photos.shrink(true, 32, 32), 64, 64, "bicubic").clamp(-1, 1)
+    assert row.psnr == pytest.approx(measures.psnr(made / 2, true / 2).item(), abs=1e-3)
+    assert (row.latents_error, row.milliseconds, row.parameters) == (0, 0, 0)
 
 
 def test_a_shift_of_plain_colours_is_found():
@@ -610,7 +624,7 @@ def test_the_decoded_pictures_are_laid_side_by_side(images, vae_folder, tmp_path
     assert run("eval-upsampler", *options, tmp_path / "new" / "decodes.png", "--ratios", 2, 3) == 0
     sheet = Image.open(tmp_path / "new" / "decodes.png")
     tile, gap, label = decodes.TILE, decodes.GAP, decodes.LABEL
-    assert sheet.size == (gap + 5 * (tile + gap), label + gap + 2 * (tile + label + gap))
+    assert sheet.size == (gap + 6 * (tile + gap), label + gap + 2 * (tile + label + gap))
     first = photos.find(images, 64).paths[0]
     with Image.open(first) as true:  # 288 px; its middle is shown
         assert sheet.getpixel((gap + 5, label + gap + 5)) == true.convert("RGB").getpixel((21, 21))
