@@ -6,7 +6,7 @@ for `latents_error`, which is of latents.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -60,7 +60,7 @@ def spectrum_error(made: torch.Tensor, true: torch.Tensor, ratio: float = 1.0) -
 
 def ring_decibels(picture: torch.Tensor) -> torch.Tensor:
     """Mean power of the luma in dB in rings of the spectrum: (B, RINGS), from low to high frequencies."""
-    return _rings(picture).clamp_min(1e-12).log10() * 10.0
+    return ring_power(picture).clamp_min(1e-12).log10() * 10.0
 
 
 def latents_error(made: torch.Tensor, true: torch.Tensor) -> float:
@@ -85,14 +85,18 @@ def band_energy(picture: torch.Tensor, ratio: float) -> torch.Tensor:
 
 
 def octave(picture: torch.Tensor, ratio: float) -> torch.Tensor:
-    """The luma with the octave of `energy_ratio` alone: (B, H, W). Mirrored first: to a Fourier transform the jump
-    from one edge to the opposite one is detail."""
-    luma = _luma(picture)
-    height, width = luma.shape[-2:]
-    luma = torch.cat([luma, luma.flip(-1)], -1)
-    luma = torch.cat([luma, luma.flip(-2)], -2)
-    spectrum, radius = torch.fft.rfft2(luma), _radius(*luma.shape[-2:], luma.device)
-    return torch.fft.irfft2(spectrum * _in_octave(radius, ratio), s=luma.shape[-2:])[..., :height, :width]
+    """The luma with the octave of `energy_ratio` alone: (B, H, W)."""
+    return filtered(_luma(picture), lambda radius: _in_octave(radius, ratio))
+
+
+def filtered(x: torch.Tensor, gain: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """(..., H, W) with every frequency multiplied by its `gain`, a function of cycles for each pixel. Mirrored first:
+    to a Fourier transform the jump from one edge to the opposite one is detail."""
+    height, width = x.shape[-2:]
+    x = torch.cat([x, x.flip(-1)], -1)
+    x = torch.cat([x, x.flip(-2)], -2)
+    spectrum = torch.fft.rfft2(x) * gain(_radius(*x.shape[-2:], x.device))
+    return torch.fft.irfft2(spectrum, s=x.shape[-2:])[..., :height, :width]
 
 
 def colour_shift(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
@@ -126,7 +130,7 @@ def _power(picture: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return spectrum.abs().square(), _radius(height, width, luma.device)
 
 
-def _rings(picture: torch.Tensor) -> torch.Tensor:
+def ring_power(picture: torch.Tensor) -> torch.Tensor:
     """Mean power in rings of the spectrum: (B, RINGS), from low to high frequencies."""
     power, radius = _power(picture)
     ring = (radius * 2 * RINGS).long().flatten()

@@ -29,6 +29,7 @@ CHOICE = 2  # crops of which the most detailed is kept
 PLAIN = 0.2  # share of crops with a box of one colour, which photographs seldom have
 DETAIL = 0.25  # share of the detail beyond interpolation that the target latents have
 AHEAD = 2  # crops begun for each thread before they are asked for
+Teach = Callable[[torch.Tensor, int, int], torch.Tensor]
 
 
 class Crops:
@@ -159,18 +160,25 @@ class Pool:
         crops: cuts the pictures.
         vae: encodes them, on `device`.
         threads: that cut ahead of need; 0 cuts when needed.
+        teach: given small latents, height and width, the picture to learn in place of the true one; none for that.
     """
 
-    def __init__(self, crops: Crops, vae: Vae, device: torch.device, threads: int = 0) -> None:
-        self._ahead, self._vae, self._device = Ahead(crops, threads), vae, device
+    def __init__(
+        self, crops: Crops, vae: Vae, device: torch.device, threads: int = 0, teach: Teach | None = None
+    ) -> None:
+        self._ahead, self._vae, self._device, self._teach = Ahead(crops, threads), vae, device, teach
         self._kept: deque[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = deque(maxlen=POOL)
 
     def add(self, count: int) -> None:
         """Encode so many new crops together."""
         pairs = [[pixels[None].to(self._device) for pixels in pair] for pair in self._ahead.take(count)]
-        high = self._vae.encode(torch.cat([softened(whole, small) for whole, small in pairs])).split(1)
-        for (whole, small), latents in zip(pairs, high, strict=True):  # the small ones are of many sizes
-            self._kept.append((self._vae.encode(small), latents, ((whole + 1.0) * 127.5).round().byte()))
+        low = [self._vae.encode(small) for _, small in pairs]  # of many sizes
+        if self._teach:
+            aims = shown = [self._teach(z, *whole.shape[-2:]) for z, (whole, _) in zip(low, pairs, strict=True)]
+        else:
+            aims, shown = [softened(*pair) for pair in pairs], [whole for whole, _ in pairs]
+        for z, latents, pixels in zip(low, self._vae.encode(torch.cat(aims)).split(1), shown, strict=True):
+            self._kept.append((z, latents, ((pixels + 1.0) * 127.5).round().byte()))
 
     def draw(self, rng: random.Random, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Small latents (B, C, h, w), all of one size, those to learn (B, C, H / f, W / f), pixels (B, 3, H, W) in

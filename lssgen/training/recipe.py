@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,8 @@ class Training:
             that decoder takes for the picture.
         energy, texture: weights of the losses of energy, in the top octave that the small picture carries and in the
             large picture's finest octave: more is sharper, 0 the best PSNR.
+        distill: learn what `lssgen.training.teacher` makes of `init`, to this share as sharp as true pictures, in place
+            of true pictures.
         contrast: factor of the detail in the latents that the trained upsampler gives.
 
     Raises:
@@ -73,6 +76,7 @@ class Training:
     latents: float = 0.1
     energy: float = 0.3
     texture: float = 0.0
+    distill: float | None = None
     contrast: float = 1.0
 
     def __post_init__(self) -> None:
@@ -89,6 +93,10 @@ class Training:
         for name in ("latents", "energy", "texture"):
             if not 0 <= getattr(self, name) <= 10:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be from 0 to 10, such as 0.3")
+        if self.distill is not None and not 0 <= self.distill <= 1:
+            raise ValueError(f"distill is {self.distill}; it must be from 0 to 1, such as 0.5")
+        if self.distill is not None and not self.init:
+            raise ValueError("distill needs init, the folder of the upsampler that is taught to surpass itself")
         if not 0.5 <= self.contrast <= 2:
             raise ValueError(f"contrast is {self.contrast}; it must be from 0.5 to 2, such as 1")
         if self.size and self.size not in SIZES:
@@ -102,12 +110,24 @@ class Training:
 def recall(out: Path) -> Training:
     """The training that `out` was made by. Raises ValueError if there is none to go on with."""
     try:
-        kept = json.loads((out / SETTINGS).read_text(encoding="utf-8"))["training"]
+        kept = _written(out)["training"]
         return Training(**{field.name: kept[field.name] for field in fields(Training) if field.name in kept})
     except (OSError, LookupError, TypeError, ValueError) as error:
         raise ValueError(
             f"nothing to resume: {out} has no {SETTINGS} of a training ({type(error).__name__})"
         ) from error
+
+
+def held_out_before(out: Path) -> list[str]:
+    """The pictures that the training of `out` held out: new ones beside them must not change places."""
+    with suppress(OSError, LookupError, TypeError, ValueError):
+        return list(_written(out)["held_out_pictures"])
+    return []
+
+
+def _written(out: Path) -> dict[str, Any]:
+    """What training.json holds. Raises OSError or ValueError."""
+    return json.loads((out / SETTINGS).read_text(encoding="utf-8"))
 
 
 def resumed(kept: Training, given: dict[str, Any]) -> Training:

@@ -70,6 +70,10 @@ def _training_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--latents", type=float, help="weight of the latents' own error beside pixels (0.1)")
     parser.add_argument("--energy", type=float, help="weight of fine detail's energy: more is sharper (0.3)")
     parser.add_argument("--texture", type=float, help="the same of the large picture's finest octave (0)")
+    parser.add_argument(
+        "--distill", type=float, metavar="SHARE",
+        help="learn the mean of what --init and the small latents decode to, made so sharp, 0 to 1, not true pictures",
+    )  # fmt: skip
     parser.add_argument("--contrast", type=float, help="factor of the detail in the latents at the end (1)")
     parser.add_argument(
         "--resume", action="store_true", help="go on from --out, by its own settings where none is given"

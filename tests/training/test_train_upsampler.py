@@ -22,8 +22,9 @@ from PIL import Image, ImageDraw
 from lssgen.__main__ import main
 from lssgen.latents import resize
 from lssgen.measured import FILE as MEASURED
-from lssgen.training import decodes, eval_upsampler, measures, pairs, photos, recipe, train_upsampler, vaes
+from lssgen.training import decodes, eval_upsampler, measures, pairs, photos, recipe, teacher, train_upsampler, vaes
 from lssgen.training.recipe import Training, build, recall
+from lssgen.training.trainer import Trainer
 from lssgen.upsampler import LatentUpsampler
 from tests.families import tiny as pipelines
 from tests.families.tiny import tiny_vae
@@ -92,17 +93,17 @@ def small(monkeypatch):
 def of_small_crops(patch: pytest.MonkeyPatch) -> None:
     """Crops of 64 px, few of them."""
     patch.setattr(train_upsampler, "SIDE", 64)
-    patch.setattr(train_upsampler, "FIRST", 2)
+    patch.setattr("lssgen.training.trainer.FIRST", 2)
 
 
-def toy_trainer(images: Path, vae_folder: Path, out: Path, training: Training | None = None) -> train_upsampler.Trainer:
+def toy_trainer(images: Path, vae_folder: Path, out: Path, training: Training | None = None) -> Trainer:
     """One of a small network, its pool filled."""
     fast = {"pixels_from": 0.0, "batch": 4, "latents": 0.2, "texture": 0.1}
     training = training or Training(vae=str(vae_folder), images=str(images), **fast)
     vae, found = vaes.load(str(vae_folder)), photos.find(images, 64)
     torch.manual_seed(0)
     model = build("small", 4, "toy")
-    trainer = train_upsampler.Trainer(training, out, Accelerator(), vae, model, found, resume=False, say=print)
+    trainer = Trainer(training, out, Accelerator(), vae, model, found, resume=False, say=print)
     trainer._encode(8)
     trainer.deviation = trainer.pool.deviation()
     return trainer
@@ -280,6 +281,44 @@ def test_a_batch_is_of_one_size_and_half_of_all_are_doubled(images, vae_folder):
     assert {pairs.Crops(crops.photos, 1, 8)()[1].shape[-1] for _ in range(100)} <= {32, 40, 48, 56}
 
 
+def test_a_teacher_s_pictures_take_the_place_of_true_ones(images, vae_folder):
+    vae, taught = vaes.load(str(vae_folder)), []
+
+    def teach(low: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        assert low.shape[1] == 4
+        taught.append(torch.full((1, 3, height, width), len(taught) / 5))
+        return taught[-1]
+
+    pool = pairs.Pool(pairs.Crops(photos.find(images, 64), 0, 4), vae, torch.device("cpu"), teach=teach)
+    pool.add(4)
+    _, high, pixels = pool.draw(random.Random(0), 1)
+    torch.testing.assert_close(high, vae.encode(pixels), atol=2e-2, rtol=0)
+    assert any((picture - pixels).abs().max() < 1 / 127 for picture in taught)
+
+
+def test_an_upsampler_is_taught_by_itself_and_resumes(trained, images, vae_folder, tmp_path, monkeypatch):
+    """Its teacher is the one it began as, though it goes on from its own folder."""
+    monkeypatch.setattr(teacher, "CROPS", 2)
+    begun = []
+    monkeypatch.setattr(teacher.Teacher, "of", lambda model, *rest: begun.append((model, rest[-1])) or Still())
+    options = ["--vae", vae_folder, "--images", images, "--key", "toy", "--init", trained, "--distill", 0.5]
+    assert run("train-upsampler", *options, "--out", tmp_path / "out", *SMALL) == 0
+    assert run("train-upsampler", "--resume", "--out", tmp_path / "out", "--steps", 3) == 0
+    assert recall(tmp_path / "out").distill == 0.5
+    before = LatentUpsampler.from_pretrained(trained).state_dict()
+    for model, share in begun:
+        assert share == 0.5
+        torch.testing.assert_close(dict(model.state_dict()), dict(before))
+    assert len(begun) == 2
+
+
+class Still:
+    """Teaches grey."""
+
+    def __call__(self, low: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        return torch.zeros(1, 3, height, width)
+
+
 def test_what_fails_in_a_thread_is_raised():
     def fail() -> None:
         raise ValueError("8 are needed")
@@ -291,10 +330,10 @@ def test_what_fails_in_a_thread_is_raised():
 
 
 def test_for_want_of_memory_a_smaller_batch_is_named(images, vae_folder, tmp_path, capsys, monkeypatch):
-    def full(trainer: train_upsampler.Trainer, share: float) -> None:
+    def full(trainer: Trainer, share: float) -> None:
         raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    monkeypatch.setattr(train_upsampler.Trainer, "_update", full)
+    monkeypatch.setattr(Trainer, "_update", full)
     options = ["--vae", vae_folder, "--images", images, "--out", tmp_path / "out", *SMALL]
     assert "--batch below" in refusal(capsys, "train-upsampler", *options)
     monkeypatch.undo()
@@ -318,7 +357,7 @@ def test_a_training_without_a_step_is_none(images, vae_folder, tmp_path, capsys)
     assert "give more --minutes" in refusal(capsys, "train-upsampler", *options)
 
 
-def on_one_batch(trainer: train_upsampler.Trainer, batch: tuple[torch.Tensor, ...], *, decoded: bool) -> list[dict]:
+def on_one_batch(trainer: Trainer, batch: tuple[torch.Tensor, ...], *, decoded: bool) -> list[dict]:
     """Its losses before and after forty steps on it."""
     trainer.pool.draw = lambda *_: batch
     before = trainer.losses(*batch, decoded=decoded)
@@ -360,7 +399,8 @@ def test_the_latents_to_learn_have_a_share_of_the_detail():
 def test_two_processes_train_together(images, vae_folder, tmp_path):
     """They save while they train, end together, and leave one upsampler."""
     code = (
-        "import sys; from lssgen.training import train_upsampler as t; t.SIDE, t.FIRST, t.SAVE_SECONDS = 64, 2, 0.2;"
+        "import sys; from lssgen.training import train_upsampler, trainer;"
+        "train_upsampler.SIDE, trainer.FIRST, trainer.SAVE_SECONDS = 64, 2, 0.2;"
         "from lssgen.__main__ import main; sys.exit(main(sys.argv[1:]))"
     )
     (tmp_path / "run.py").write_text(code)
@@ -382,7 +422,7 @@ def test_two_processes_train_together(images, vae_folder, tmp_path):
 
 def test_logs_are_tensorboards(images, vae_folder, tmp_path, monkeypatch):
     pytest.importorskip("tensorboard")
-    monkeypatch.setattr(train_upsampler, "EVERY", 1)
+    monkeypatch.setattr("lssgen.training.trainer.EVERY", 1)
     options = ["--vae", vae_folder, "--images", images, "--out", tmp_path / "out", *SMALL]
     assert run("train-upsampler", *options, "--log", tmp_path / "log") == 0
     assert list((tmp_path / "log").rglob("events*"))
@@ -420,6 +460,8 @@ def test_wrong_channels_and_folders_are_refused(trained, images, tmp_path, capsy
         (["--energy", -1], "from 0 to 10"),
         (["--texture", 11], "texture is 11.0; it must be from 0 to 10"),
         (["--contrast", 3], "from 0.5 to 2"),
+        (["--distill", 2], "from 0 to 1"),
+        (["--distill", 0.5], "needs init"),
         (["--size", "huge"], "small, large"),
         (["--mixed-precision", "int8"], "no, bf16, fp16"),
     ],
