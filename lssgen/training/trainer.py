@@ -97,6 +97,7 @@ class Trainer:
         """Of the upsampler that this began as, if it is asked for."""
         if self.training.distill is None:
             return None
+        self.say("measuring what the teacher's pictures lack of true ones in sharpness")
         device, seed = self.accelerator.device, self.training.seed
         before = checkpoint(Path(self.training.init).expanduser(), self.vae).requires_grad_(False).to(device)
         crops = Crops(replace(found), seed, self.vae.multiple, halves=1.0, plain=0.0)
