@@ -20,7 +20,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     train.add_argument("--json", action="store_true", help="print one JSON object; progress goes to stderr")
     train.set_defaults(run=_train)
     measure = commands.add_parser(
-        "eval-upsampler", help="measure latent upsamplers by decoded pictures, beside bicubic, nearest and pixel"
+        "eval-upsampler", help="measure latent upsamplers by decoded pictures, beside methods without weights"
     )
     _vae_arguments(measure, required=True)
     measure.add_argument("--device", help="cpu, cuda, cuda:1 or mps; a GPU if there is one")
@@ -72,7 +72,7 @@ def _training_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--texture", type=float, help="the same of the large picture's finest octave (0)")
     parser.add_argument(
         "--distill", type=float, metavar="SHARE",
-        help="learn the mean of what --init and the small latents decode to, made so sharp, 0 to 1, not true pictures",
+        help="learn not true pictures but a better one than --init's, to this share, 0 to 1, as sharp as true ones",
     )  # fmt: skip
     parser.add_argument("--contrast", type=float, help="factor of the detail in the latents at the end (1)")
     parser.add_argument(
