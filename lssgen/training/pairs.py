@@ -29,7 +29,7 @@ CHOICE = 2  # crops of which the most detailed is kept
 PLAIN = 0.2  # share of crops with a box of one colour, which photographs seldom have
 DETAIL = 0.25  # share of the detail beyond interpolation that the target latents have
 AHEAD = 2  # crops begun for each thread before they are asked for
-Teach = Callable[[torch.Tensor, int, int], torch.Tensor]
+Teach = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class Crops:
@@ -160,7 +160,7 @@ class Pool:
         crops: cuts the pictures.
         vae: encodes them, on `device`.
         threads: that cut ahead of need; 0 cuts when needed.
-        teach: given small latents, height and width, the picture to learn in place of the true one; none for that.
+        teach: given small latents and the true picture, the one to learn in its place; none for the true one.
     """
 
     def __init__(
@@ -174,7 +174,7 @@ class Pool:
         pairs = [[pixels[None].to(self._device) for pixels in pair] for pair in self._ahead.take(count)]
         low = [self._vae.encode(small) for _, small in pairs]  # of many sizes
         if self._teach:
-            aims = shown = [self._teach(z, *whole.shape[-2:]) for z, (whole, _) in zip(low, pairs, strict=True)]
+            aims = shown = [self._teach(z, whole) for z, (whole, _) in zip(low, pairs, strict=True)]
         else:
             aims, shown = [softened(*pair) for pair in pairs], [whole for whole, _ in pairs]
         for z, latents, pixels in zip(low, self._vae.encode(torch.cat(aims)).split(1), shown, strict=True):

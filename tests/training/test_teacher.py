@@ -37,7 +37,7 @@ def noise(count: int, side: int = 64) -> list[tuple[torch.Tensor, torch.Tensor]]
 
 def test_it_is_the_mean_of_the_two_pictures_that_small_latents_tell():
     low = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) - 0.5
-    made = Teacher(blocks, Identity(), torch.ones(measures.RINGS))(low, 32, 24)
+    made = Teacher(blocks, Identity(), torch.ones(measures.RINGS)).sharpened(low, 32, 24)
     expected = (blocks(low, (32, 24)) + resize(low, 32, 24, "bicubic").clamp(-1, 1)) / 2
     torch.testing.assert_close(made, expected, atol=1e-5, rtol=0)
 
@@ -53,10 +53,8 @@ def test_it_is_as_sharp_as_is_asked_for(share, monkeypatch):
     )
     assert torch.equal(plain.gains, torch.ones(measures.RINGS))
     true = torch.stack([whole for whole, _ in pairs])
-    lacking = [
-        (measures.ring_power(true).mean(0) / measures.ring_power(taught(small_of(pairs), 64, 64)).mean(0)).log10() * 10
-        for taught in (plain, made)
-    ]
+    powers = (measures.ring_power(taught.sharpened(small_of(pairs), 64, 64)).mean(0) for taught in (plain, made))
+    lacking = [(measures.ring_power(true).mean(0) / power).log10() * 10 for power in powers]
     upper = slice(6, 20)
     assert lacking[0][upper].min() > 1.0
     torch.testing.assert_close(lacking[1][upper], (1 - share) * lacking[0][upper], atol=0.5, rtol=0)
@@ -85,8 +83,20 @@ def test_gains_go_by_what_the_small_picture_can_carry(ratio):
     x = (torch.arange(small) + 0.5) / small
     low = 0.1 * torch.cos(2 * math.pi * cycles * x).expand(1, 3, small, small)
     plain, made = (
-        Teacher(lambda z, size: resize(z, *size, "bicubic"), Identity(), g)(low, side, side)
+        Teacher(lambda z, size: resize(z, *size, "bicubic"), Identity(), g).sharpened(low, side, side)
         for g in (torch.ones(measures.RINGS), gains)
     )
     expected = 1 + (cycles / small / 2 * 2 * measures.RINGS - 0.5) / measures.RINGS
     assert made.std() / plain.std() == pytest.approx(expected, rel=0.02)
+
+
+def test_its_colours_are_the_true_ones_and_its_detail_is_its_own():
+    """Also where they change slowly; a fine wave of the true picture stays out."""
+    side, low = 128, 0.2 * torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    x = (torch.arange(side) + 0.5) / side
+    slow = 0.1 * torch.cos(math.pi * x).expand(1, 3, side, side) + torch.tensor([0.1, 0.0, -0.2]).view(3, 1, 1)
+    true = slow + 0.1 * torch.cos(math.pi * side / 4 * x)
+    taught = Teacher(blocks, Identity(), torch.ones(measures.RINGS))
+    own, made = taught.sharpened(low, side, side), taught(low, true)
+    torch.testing.assert_close(made.mean((2, 3)), true.mean((2, 3)), atol=1e-4, rtol=0)
+    torch.testing.assert_close(made - own, slow - 0.1, atol=0.02, rtol=0)
