@@ -42,7 +42,8 @@ class Training:
         learning_rate: of the matrices, by Muon.
         seed: of weights and crops.
         size: one of SIZES; where it is left out the size of `init`, or small.
-        init: a LatentUpsampler's folder to start from; one of a smaller size is grown, see `grown`.
+        init: folders of LatentUpsamplers to start from the mean of, most often of one; a smaller size is grown, see
+            `grown`.
         keep_doubling: train only what answers for other ratios than 2, and leave the rest as `init` has it, in the
             float16 that all is stored in.
         precision: one of PRECISIONS.
@@ -69,7 +70,7 @@ class Training:
     learning_rate: float = 4e-3
     seed: int = 0
     size: str = ""
-    init: str = ""
+    init: str | Sequence[str] = ()
     keep_doubling: bool = False
     precision: str = "no"
     pixels_from: float = 0.5
@@ -80,6 +81,8 @@ class Training:
     contrast: float = 1.0
 
     def __post_init__(self) -> None:
+        folders = [self.init] if isinstance(self.init, str) else self.init
+        object.__setattr__(self, "init", tuple(folder for folder in folders if folder))
         if not 0 < self.minutes < float("inf"):
             raise ValueError(f"minutes is {self.minutes}; it must be above 0, such as 20")
         if self.steps < 0:
@@ -132,7 +135,7 @@ def _written(out: Path) -> dict[str, Any]:
 
 def resumed(kept: Training, given: dict[str, Any]) -> Training:
     """A training as it was but for what is given now. Raises ValueError for another network."""
-    begun = {"size": kept.size or ("" if kept.init else "small"), "init": kept.init}
+    begun = {"size": kept.size or ("" if kept.init else "small"), "init": list(kept.init)}
     begun["keep_doubling"] = kept.keep_doubling
     for name, before in begun.items():
         if given.get(name, before) != before:
@@ -174,7 +177,7 @@ def model_for(training: Training, vae: Vae, resumed: Path | None) -> LatentUpsam
     if resumed is None and not training.init:
         return build(training.size or "small", vae.channels, vae.name)
     if resumed is None:
-        begun = checkpoint(Path(training.init).expanduser(), vae)
+        begun = mean_of(training.init, vae)
         if training.size:
             return grown(begun, build(training.size, vae.channels, vae.name))
         settings = {name: value for name, value in begun.config.items() if not name.startswith("_")}
@@ -190,6 +193,24 @@ def model_for(training: Training, vae: Vae, resumed: Path | None) -> LatentUpsam
     if model.config.vae != vae.name:
         raise ValueError(f"{resumed} is for the latents of {model.config.vae!r}; these are of {vae.name!r}")
     return model
+
+
+@torch.no_grad()
+def mean_of(folders: Sequence[str], vae: Vae) -> LatentUpsampler:
+    """The upsampler of a folder, or of several that of their mean weights (Wortsman et al. 2022, "Model soups"), which
+    often errs less than each of them where they were trained on from the same one.
+
+    Raises:
+        ValueError: if one cannot be read, or is for another latent space than `vae`'s, or they differ in kind or size.
+    """
+    models = [checkpoint(Path(folder).expanduser(), vae) for folder in folders]
+    kinds = [{k: v for k, v in model.config.items() if not k.startswith("_") and k != "vae"} for model in models]
+    for folder, kind in zip(folders, kinds, strict=True):
+        if kind != kinds[0]:
+            raise ValueError(f"the upsamplers at {folders[0]} and {folder} differ in kind or size; --init one of them")
+    weights = [model.state_dict() for model in models]
+    models[0].load_state_dict({k: torch.stack([w[k] for w in weights]).mean(0) for k in weights[0]})
+    return models[0]
 
 
 @torch.no_grad()

@@ -34,9 +34,8 @@ from lssgen.training.common import (
     save_checkpoint,
     set_rate,
 )
-from lssgen.training.eval_upsampler import checkpoint
 from lssgen.training.pairs import HALVES, Crops, Pool
-from lssgen.training.recipe import Training
+from lssgen.training.recipe import Training, mean_of
 from lssgen.training.teacher import Teacher
 from lssgen.training.vaes import Vae
 from lssgen.upsampler import LatentUpsampler
@@ -99,7 +98,7 @@ class Trainer:
             return None
         self.say("measuring what the teacher's pictures lack of true ones in sharpness")
         device, seed = self.accelerator.device, self.training.seed
-        before = checkpoint(Path(self.training.init).expanduser(), self.vae).requires_grad_(False).to(device)
+        before = mean_of(self.training.init, self.vae).requires_grad_(False).to(device)
         crops = Crops(replace(found), seed, self.vae.multiple, halves=1.0, plain=0.0)
         return Teacher.of(before, self.vae, crops, device, self.training.distill)
 

@@ -61,7 +61,10 @@ def _training_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--learning-rate", type=float, help="of Muon (0.004)")
     parser.add_argument("--seed", type=int, help="(0)")
     parser.add_argument("--size", help="small, or large, up to 3 M parameters (small, or as --init)")
-    parser.add_argument("--init", metavar="DIR", help="a LatentUpsampler's folder to start from; --size may be larger")
+    parser.add_argument(
+        "--init", nargs="+", metavar="DIR",
+        help="a LatentUpsampler's folder to start from, or several for the mean of their weights; --size may be larger",
+    )  # fmt: skip
     parser.add_argument(
         "--keep-doubling", action="store_true", default=None, help="train what answers for other ratios than 2 alone"
     )

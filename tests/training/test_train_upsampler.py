@@ -167,6 +167,28 @@ def test_resuming_keeps_network_and_latents(trained, tmp_path, capsys):
     assert recipe.resumed(recall(out), {"minutes": 3.0, "steps": 5}).steps == 5
 
 
+def test_of_several_to_start_from_the_mean_is_taken(images, vae_folder, tmp_path, capsys):
+    """As good as untouched by a step at a tiny rate; it resumes as one that was begun with them."""
+    vae, folders = vaes.load(str(vae_folder), key="toy"), [tmp_path / name for name in ("a", "b", "c")]
+    for seed, folder in enumerate(folders):
+        torch.manual_seed(seed)
+        build("small", 4, "toy").half().float().save_pretrained(folder)
+    a, b, c = (LatentUpsampler.from_pretrained(folder).state_dict() for folder in folders)
+    mean = recipe.mean_of([str(folder) for folder in folders], vae).state_dict()
+    torch.testing.assert_close(dict(mean), {name: (a[name] + b[name] + c[name]) / 3 for name in a})
+    options = ["--vae", vae_folder, "--images", images, "--key", "toy", "--steps", 1, "--learning-rate", 1e-6]
+    out = ["--out", tmp_path / "out"]
+    assert run("train-upsampler", *options, *out, "--init", *folders) == 0
+    made = LatentUpsampler.from_pretrained(tmp_path / "out").state_dict()
+    inner = {name: w for name, w in made.items() if "conv_out" not in name}  # the last layers are calibrated
+    torch.testing.assert_close(inner, {name: mean[name].half().float() for name in inner}, atol=1e-3, rtol=1e-2)
+    assert recall(tmp_path / "out").init == tuple(map(str, folders))
+    assert "begun with" in refusal(capsys, "train-upsampler", "--resume", *out, "--init", folders[0])
+    LatentUpsampler(4, 4, (8, 4), norm_num_groups=2, vae="toy").save_pretrained(tmp_path / "other")
+    given = [*options, "--out", tmp_path / "more", "--init", folders[0], tmp_path / "other"]
+    assert "differ in kind or size" in refusal(capsys, "train-upsampler", *given)
+
+
 @pytest.mark.parametrize("ending", ["safetensors", "pt"])
 def test_a_torn_checkpoint_is_refused(trained, tmp_path, capsys, ending):
     out = shutil.copytree(trained, tmp_path / "out")
@@ -315,8 +337,8 @@ def test_an_upsampler_is_taught_by_itself_and_resumes(trained, images, vae_folde
 class Still:
     """Teaches grey."""
 
-    def __call__(self, low: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        return torch.zeros(1, 3, height, width)
+    def __call__(self, low: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+        return torch.zeros_like(true)
 
 
 def test_what_fails_in_a_thread_is_raised():
