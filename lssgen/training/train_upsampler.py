@@ -75,14 +75,14 @@ def train(
     facts = {"training": asdict(training), "vae": vae.name, "parameters": sum(p.numel() for p in model.parameters())}
     facts["held_out_pictures"] = [str(path) for path in held_out]
     say(f"{facts['parameters']:,} parameters on {accelerator.device}, latents of {vae.name or 'an unnamed VAE'}")
-    trainer = Trainer(training, out, accelerator, vae, model, found, resume=resume, say=say)
-    if accelerator.is_main_process:
-        if not resume:  # there other processes read it
-            model.save_config(out)
-        _write(out, facts)
-    if log:
-        accelerator.init_trackers("upsampler")
     try:
+        trainer = Trainer(training, out, accelerator, vae, model, found, resume=resume, say=say)
+        if accelerator.is_main_process:
+            if not resume:  # there other processes read it
+                model.save_config(out)
+            _write(out, facts)
+        if log:
+            accelerator.init_trackers("upsampler")
         trainer.run()
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):

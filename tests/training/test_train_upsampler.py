@@ -351,16 +351,20 @@ def test_what_fails_in_a_thread_is_raised():
     ahead.close()
 
 
-def test_for_want_of_memory_a_smaller_batch_is_named(images, vae_folder, tmp_path, capsys, monkeypatch):
-    def full(trainer: Trainer, share: float) -> None:
+@pytest.mark.parametrize(("where", "what"), [(Trainer, "_update"), (teacher.Teacher, "of")])
+def test_for_want_of_memory_a_smaller_batch_is_named(
+    trained, images, vae_folder, tmp_path, capsys, monkeypatch, where, what
+):
+    def full(*args) -> None:
         raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    monkeypatch.setattr(Trainer, "_update", full)
     options = ["--vae", vae_folder, "--images", images, "--out", tmp_path / "out", *SMALL]
-    assert "--batch below" in refusal(capsys, "train-upsampler", *options)
-    monkeypatch.undo()
-    of_small_crops(monkeypatch)
-    assert run("train-upsampler", *options) == 0, "the folder holds nothing yet"
+    taught = [] if where is Trainer else ["--key", "toy", "--init", trained, "--distill", 0.5]
+    with monkeypatch.context() as patch:
+        patch.setattr(where, what, full)
+        assert "--batch below" in refusal(capsys, "train-upsampler", *options, *taught)
+    if where is Trainer:
+        assert run("train-upsampler", *options) == 0, "the folder holds nothing yet"
 
 
 def test_weights_that_are_no_longer_finite_spoil_no_checkpoint(images, vae_folder, tmp_path):
