@@ -111,6 +111,7 @@ class MuonAdam(Optimizer):
         for p in parameters:
             if not self.state[p]:
                 self.state[p].update(n=torch.zeros(()), m=torch.zeros_like(p), v=torch.zeros_like(p))
+            self.state[p]["n"] = self.state[p]["n"].cpu()  # loading takes it to a GPU, which each step would wait for
         first, second, counts = ([self.state[p][name] for p in parameters] for name in "mvn")
         adam(
             parameters, [p.grad for p in parameters], first, second, [], counts,

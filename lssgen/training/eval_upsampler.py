@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from statistics import fmean, median
@@ -42,11 +43,13 @@ class Row:
     Args:
         method: a checkpoint's path, `encode-decode`, or one of PLAIN.
         ratio: of the two sizes.
-        psnr: in dB.
+        psnr: in dB; `psnr_each` is that of each picture, to tell a difference from chance.
         spectrum_error, carried_error: root mean square difference in dB over all frequencies, and over those that the
             small picture can carry; beyond them noise of the right strength comes near.
         ssim: 1 is equal.
-        energy_ratio: in the top octave that the small picture can carry; 1 is as much as the true picture has.
+        energy_ratio: in the top octave that the small picture can carry; 1 is as much as the true picture has, right or
+            made up.
+        correlation: with the true picture in that octave; 1 is the right detail, weak or strong, 0 is made up.
         colour_shift: of red, green and blue in 1/255.
         plain_shift: the largest of any of the three in pictures of one of COLOURS, in 1/255.
         latents_error: mean difference from the true picture's latents, in units of their channels' deviations; far off
@@ -62,11 +65,13 @@ class Row:
     spectrum_error: float
     carried_error: float
     energy_ratio: float
+    correlation: float
     colour_shift: tuple[float, float, float]
     plain_shift: float
     latents_error: float
     parameters: int
     milliseconds: float
+    psnr_each: tuple[float, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -149,9 +154,10 @@ def evaluate(
                 found.setdefault((name, ratio), []).append([*values, error, milliseconds])
                 show(path, ratio, name, decoded, values[0])
         progress(f"{number + 1} of {len(paths)} pictures")
+    plain_shift = cache(partial(_plain_shift, vae, device))
     counts = {name: sum(p.numel() for p in model.parameters()) for name, model in learned.items()}
     return [
-        _row(name, ratio, rows, _plain_shift(vae, methods.get(name), ratio, device), counts.get(name, 0))
+        _row(name, ratio, rows, plain_shift(methods.get(name), ratio if name in methods else 1.0), counts.get(name, 0))
         for (name, ratio), rows in found.items()
     ]
 
@@ -212,21 +218,24 @@ def _values(made: torch.Tensor, true: torch.Tensor, ratio: float) -> list[float]
     true = true * 0.5 + 0.5
     values = [measures.psnr(made, true), measures.ssim(made, true)]
     values += [measures.spectrum_error(made, true), measures.spectrum_error(made, true, ratio)]
-    values += [measures.energy_ratio(made, true, ratio), *measures.colour_shift(made, true)[0]]
+    values += [measures.energy_ratio(made, true, ratio), measures.correlation(made, true, ratio)]
+    values += measures.colour_shift(made, true)[0]
     return [float(value) for value in values]
 
 
 @torch.no_grad()
-def _plain_shift(vae: Vae, upsample: Upsample | None, ratio: float, device: torch.device) -> float:
+def _plain_shift(vae: Vae, device: torch.device, upsample: Upsample | None, ratio: float) -> float:
     """As a Row has it, of squares of PLAIN_SIDE multiples that the autoencoder takes, made smaller to the nearest such;
     without `upsample` of the autoencoder."""
     large = PLAIN_SIDE * vae.multiple
     small = min(max(round(PLAIN_SIDE / ratio), 1), PLAIN_SIDE - 1) * vae.multiple if upsample else large
-    colours = torch.tensor(COLOURS, device=device).view(-1, 3, 1, 1)
-    latents = vae.encode(colours.expand(-1, -1, small, small))
-    if upsample:
-        latents = upsample(latents, large // vae.factor, large // vae.factor)
-    return float(measures.colour_shift(_decoded(vae, latents), colours * 0.5 + 0.5).abs().max())
+    shifts = []
+    for colour in torch.tensor(COLOURS, device=device).view(-1, 1, 3, 1, 1):  # one by one: some are large
+        latents = vae.encode(colour.expand(-1, -1, small, small))
+        if upsample:
+            latents = upsample(latents, large // vae.factor, large // vae.factor)
+        shifts.append(measures.colour_shift(_decoded(vae, latents), colour * 0.5 + 0.5).abs().max())
+    return float(max(shifts))
 
 
 def _wait(device: torch.device) -> None:
@@ -238,18 +247,19 @@ def _wait(device: torch.device) -> None:
 def _row(name: str, ratio: float, rows: list[list[float]], plain: float, parameters: int) -> Row:
     *values, red, green, blue, error = (fmean(column) for column in list(zip(*rows, strict=True))[:-1])
     milliseconds = median(row[-1] for row in rows)
-    return Row(name, ratio, *values, (red, green, blue), plain, error, parameters, milliseconds)
+    each = tuple(row[0] for row in rows)
+    return Row(name, ratio, *values, (red, green, blue), plain, error, parameters, milliseconds, each)
 
 
 def table(rows: Iterable[Row]) -> str:
     """The rows as text, a line each."""
-    head = f"{'ratio':>5} {'PSNR':>6} {'SSIM':>6} {'spectrum':>8} {'carried':>7} {'energy':>6} {'colour shift':>20}"
-    lines = [f"{head} {'plain':>5} {'latents':>7} {'parameters':>10} {'ms':>7}  method"]
+    head = f"{'ratio':>5} {'PSNR':>6} {'SSIM':>6} {'spectrum':>8} {'carried':>7} {'energy':>6} {'corr':>5}"
+    lines = [f"{head} {'colour shift':>20} {'plain':>5} {'latents':>7} {'parameters':>10} {'ms':>7}  method"]
     for row in sorted(rows, key=lambda row: row.ratio):
         shift = " ".join(f"{value:+6.2f}" for value in row.colour_shift)
         lines.append(
             f"{row.ratio:>5g} {row.psnr:>6.2f} {row.ssim:>6.3f} {row.spectrum_error:>8.2f} {row.carried_error:>7.2f} "
-            f"{row.energy_ratio:>6.2f} {shift:>20} {row.plain_shift:>5.1f} {row.latents_error:>7.3f} "
-            f"{row.parameters:>10,} {row.milliseconds:>7.1f}  {row.method}"
+            f"{row.energy_ratio:>6.2f} {row.correlation:>5.2f} {shift:>20} {row.plain_shift:>5.1f} "
+            f"{row.latents_error:>7.3f} {row.parameters:>10,} {row.milliseconds:>7.1f}  {row.method}"
         )
     return "\n".join(lines)

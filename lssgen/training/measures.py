@@ -34,6 +34,8 @@ def psnr(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
 
 def ssim(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
     """Structural similarity of each channel with a Gaussian window, averaged (Wang et al. 2004); 1 is equal."""
+    if made.device.type == "mps":  # Apple's GPUs have no float64
+        made, true = made.cpu(), true.cpu()
     made, true = made.double(), true.double()  # variances are small differences
     x = torch.arange(WINDOW, dtype=made.dtype, device=made.device) - WINDOW // 2
     weights = torch.exp(-(x**2) / (2 * SIGMA**2))
@@ -84,6 +86,16 @@ def band_energy(picture: torch.Tensor, ratio: float) -> torch.Tensor:
     return power[:, _in_octave(radius, ratio)].mean(1)
 
 
+def correlation(made: torch.Tensor, true: torch.Tensor, ratio: float) -> torch.Tensor:
+    """Of the luma in the octave that `energy_ratio` compares: 1 is the true detail, whatever its strength, 0 is detail
+    that has nothing to do with it."""
+    (a, radius), (b, _) = _spectrum(made), _spectrum(true)
+    inside = _in_octave(radius, ratio)
+    a, b = a[:, inside], b[:, inside]
+    energies = a.abs().square().sum(1) * b.abs().square().sum(1)
+    return (a * b.conj()).real.sum(1) / energies.clamp_min(1e-20).sqrt()
+
+
 def octave(picture: torch.Tensor, ratio: float) -> torch.Tensor:
     """The luma with the octave of `energy_ratio` alone: (B, H, W)."""
     return filtered(_luma(picture), lambda radius: _in_octave(radius, ratio))
@@ -119,15 +131,21 @@ def _in_octave(radius: torch.Tensor, ratio: float) -> torch.Tensor:
     return (radius > top / 2) & (radius <= top)
 
 
-def _power(picture: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(power of the luma under a Hann window (B, H, W // 2 + 1), its frequencies (H, W // 2 + 1))."""
+def _spectrum(picture: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(spectrum of the luma without its mean under a Hann window (B, H, W // 2 + 1), its frequencies)."""
     luma = _luma(picture)
     height, width = luma.shape[-2:]
     window = torch.outer(
         *(torch.hann_window(n, periodic=False, dtype=luma.dtype, device=luma.device) for n in (height, width))
     )
     spectrum = torch.fft.rfft2((luma - luma.mean((1, 2), keepdim=True)) * window, norm="ortho")
-    return spectrum.abs().square(), _radius(height, width, luma.device)
+    return spectrum, _radius(height, width, luma.device)
+
+
+def _power(picture: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(power of that spectrum, its frequencies (H, W // 2 + 1))."""
+    spectrum, radius = _spectrum(picture)
+    return spectrum.abs().square(), radius
 
 
 def ring_power(picture: torch.Tensor) -> torch.Tensor:

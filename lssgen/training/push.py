@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 from lssgen.hub import brief
+from lssgen.measured import FILE as MEASURED
+from lssgen.training.recipe import SETTINGS, told
+
+PUBLIC = ["config.json", "*.safetensors", "README.md", MEASURED, "*.png", "*.jpg", "*.webp"]
 
 
 def make(repository: str) -> None:
@@ -24,13 +30,32 @@ def make(repository: str) -> None:
 
 
 def upload(folder: Path, repository: str) -> None:
-    """The upsampler and what is told of it, without checkpoints. Raises ValueError; the folder stays as it is."""
+    """The upsampler and what is told of it, without checkpoints, logs, and names of this machine's files.
+
+    Raises:
+        ValueError: if it cannot be uploaded; the folder stays as it is.
+    """
     from huggingface_hub import HfApi
 
+    facts = json.dumps(without_names(told(folder)), indent=1) + "\n"
     try:
-        HfApi().upload_folder(repo_id=repository, folder_path=folder, ignore_patterns=["checkpoint.*"])
+        hub = HfApi()
+        hub.upload_folder(
+            repo_id=repository, folder_path=folder, allow_patterns=PUBLIC, ignore_patterns=["checkpoint.*"]
+        )
+        hub.upload_file(path_or_fileobj=facts.encode(), path_in_repo=SETTINGS, repo_id=repository)
     except Exception as error:
+        shown = " ".join(f'"{pattern}"' for pattern in PUBLIC)
         raise ValueError(
             f"{folder} holds the upsampler, but it cannot be uploaded ({brief(error)}); "
-            f"try 'hf upload {repository} {folder} --exclude \"checkpoint.*\"'"
+            f"try 'hf upload {repository} {folder} --include {shown} --exclude \"checkpoint.*\"'"
         ) from error
+
+
+def without_names(facts: dict[str, Any]) -> dict[str, Any]:
+    """What training.json tells, without the pictures' names and the paths of folders."""
+    rest = {name: value for name, value in facts.items() if name != "held_out_pictures"}
+    training = {name: value for name, value in facts.get("training", {}).items() if name not in ("images", "init")}
+    if Path(training.get("vae", "")).expanduser().exists():
+        training["vae"] = Path(training["vae"]).name
+    return rest | {"training": training}

@@ -36,8 +36,9 @@ class Training:
         images: folder of pictures.
         tiny: `vae` is a pair of TAESD's files, see `lssgen.training.tiny`.
         key: name of the latent space, stored in the upsampler's configuration; that of a known model by default.
-        minutes: of training, the first encoding included; the learning rate follows it.
-        steps: of training in place of `minutes`; 0 for none.
+        minutes: of training in all, the first encoding and what came before resuming included; the learning rate
+            follows it.
+        steps: of training in all in place of `minutes`; 0 for none.
         batch: crops in a step of each process.
         learning_rate: of the matrices, by Muon.
         seed: of weights and crops.
@@ -91,6 +92,8 @@ class Training:
             raise ValueError(f"batch is {self.batch}; it must be from 1 to 1024")
         if not 0 < self.learning_rate < 1:
             raise ValueError(f"learning_rate is {self.learning_rate}; it must be above 0 and below 1, such as 0.004")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed is {self.seed}; it must be from 0 to {2**32 - 1}, such as 0")
         if not 0 <= self.pixels_from <= 1:
             raise ValueError(f"pixels_from is {self.pixels_from}; it must be from 0 to 1, such as 0.5")
         for name in ("latents", "energy", "texture"):
@@ -123,9 +126,14 @@ def recall(out: Path) -> Training:
 
 def held_out_before(out: Path) -> list[str]:
     """The pictures that the training of `out` held out: new ones beside them must not change places."""
-    with suppress(OSError, LookupError, TypeError, ValueError):
-        return list(_written(out)["held_out_pictures"])
-    return []
+    return list(told(out).get("held_out_pictures") or ())
+
+
+def told(out: Path) -> dict[str, Any]:
+    """What training.json tells of the training of `out`, if anything."""
+    with suppress(OSError, TypeError, ValueError):
+        return dict(_written(out))
+    return {}
 
 
 def _written(out: Path) -> dict[str, Any]:
@@ -204,7 +212,7 @@ def mean_of(folders: Sequence[str], vae: Vae) -> LatentUpsampler:
         ValueError: if one cannot be read, or is for another latent space than `vae`'s, or they differ in kind or size.
     """
     models = [checkpoint(Path(folder).expanduser(), vae) for folder in folders]
-    kinds = [{k: v for k, v in model.config.items() if not k.startswith("_") and k != "vae"} for model in models]
+    kinds = [_plain(model) | {"vae": model.config.vae or vae.name} for model in models]
     for folder, kind in zip(folders, kinds, strict=True):
         if kind != kinds[0]:
             raise ValueError(f"the upsamplers at {folders[0]} and {folder} differ in kind or size; --init one of them")
@@ -245,13 +253,18 @@ def _fits(begun: LatentUpsampler, model: LatentUpsampler) -> bool:
     kinds, widths = ["is_up_samples", "norm_num_groups", "interpolate"], ["block_out_channels"]
     if begun.any_ratio:
         kinds, widths = [*kinds, "sketch_channels"], [*widths, "between_channels"]
-    # lists where a configuration comes from a file
-    now, wanted = ({k: tuple(v) if isinstance(v, list) else v for k, v in m.config.items()} for m in (begun, model))
+    now, wanted = _plain(begun), _plain(model)
     return all(now[name] == wanted[name] for name in kinds) and all(
         now[name] == wanted[name]
         or (len(now[name]) == len(wanted[name]) and len(set(now[name])) == 1 and now[name][0] <= min(wanted[name]))
         for name in widths
     )
+
+
+def _plain(model: LatentUpsampler) -> dict[str, Any]:
+    """Its configuration; lists, which come from a file, as tuples."""
+    own = {name: value for name, value in model.config.items() if not name.startswith("_")}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in own.items()}
 
 
 def _take(new: nn.Module, old: nn.Module) -> None:

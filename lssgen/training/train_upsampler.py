@@ -24,7 +24,7 @@ from lssgen.training import photos, push, vaes
 from lssgen.training.calibration import calibrate
 from lssgen.training.common import load_average
 from lssgen.training.eval_upsampler import checkpoint, evaluate
-from lssgen.training.recipe import SETTINGS, Training, held_out_before, model_for
+from lssgen.training.recipe import SETTINGS, Training, held_out_before, model_for, told
 from lssgen.training.trainer import CHECKPOINT, Say, Trainer
 from lssgen.training.vaes import Vae
 from lssgen.upsampler import LatentUpsampler
@@ -75,26 +75,40 @@ def train(
     facts = {"training": asdict(training), "vae": vae.name, "parameters": sum(p.numel() for p in model.parameters())}
     facts["held_out_pictures"] = [str(path) for path in held_out]
     say(f"{facts['parameters']:,} parameters on {accelerator.device}, latents of {vae.name or 'an unnamed VAE'}")
-    try:
-        trainer = Trainer(training, out, accelerator, vae, model, found, resume=resume, say=say)
+
+    def begin() -> None:
+        """What is refused leaves the folder as it was, and a former training's figures stay until there are new."""
         if accelerator.is_main_process:
             if not resume:  # there other processes read it
                 model.save_config(out)
-            _write(out, facts)
+            _write(out, {**(told(out) if resume else {}), **facts})
+
+    try:
+        trainer = Trainer(training, out, accelerator, vae, model, found, resume=resume, say=say)
         if log:
             accelerator.init_trackers("upsampler")
-        trainer.run()
+        trainer.run(begin)
+        accelerator.end_training()
+        if accelerator.is_main_process:
+            _finish(trainer, out, facts, found, held_out)
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        raise ValueError(f"memory ran out on {accelerator.device}; give a --batch below {training.batch}") from error
-    accelerator.end_training()
+        raise ValueError(_less_memory(accelerator.device, training.batch, out)) from error
     if not accelerator.is_main_process:
         return {}
+    if push_to_hub:
+        push.upload(out, push_to_hub)
+    return facts
+
+
+def _finish(trainer: Trainer, out: Path, facts: dict[str, Any], found: photos.Photos, held_out: list[Path]) -> None:
+    """Calibrate, store and measure what was trained, and take down the facts."""
+    vae, say, device = trainer.vae, trainer.say, trainer.accelerator.device
     say("mending the colours: some hundreds of crops are decoded")
     trained = load_average(trainer.path, LatentUpsampler.from_config(LatentUpsampler.load_config(out)))
-    trained.requires_grad_(False).to(accelerator.device)
-    facts["calibrated"] = calibrate(trained, vae, found, accelerator.device, training)
+    trained.requires_grad_(False).to(device)
+    facts["calibrated"] = calibrate(trained, vae, found, device, trainer.training)
     trained.half().save_pretrained(out)
     (out / MEASURED).unlink(missing_ok=True)  # what was measured of former weights
     counts = {"used": len(found.paths), "held_out": len(held_out), "small": found.small, "broken": found.broken}
@@ -102,11 +116,15 @@ def train(
     _write(out, facts)
     if held_out:
         say(f"measuring {len(held_out)} held-out pictures")
-        facts["held_out"] = _held_out(vae, held_out, out, accelerator.device, say)
+        facts["held_out"] = _held_out(vae, held_out, out, device, say)
         _write(out, facts)
-    if push_to_hub:
-        push.upload(out, push_to_hub)
-    return facts
+
+
+def _less_memory(device: torch.device, batch: int, out: Path) -> str:
+    """What to do where memory ran out."""
+    less = f"give a --batch below {batch}" if batch > 1 else "a CPU, which has more, trains by ACCELERATE_USE_CPU=1"
+    kept = ", with --resume, since a checkpoint is kept" if (out / f"{CHECKPOINT}.pt").exists() else ""
+    return f"memory ran out on {device}; {less}{kept}"
 
 
 def _accelerator(precision: str, log: Path | None) -> Accelerator:

@@ -34,14 +34,15 @@ from lssgen.training.common import (
     save_checkpoint,
     set_rate,
 )
-from lssgen.training.pairs import HALVES, Crops, Pool
+from lssgen.training.pairs import HALVES, POOL, Crops, Pool
 from lssgen.training.recipe import Training, mean_of
 from lssgen.training.teacher import Teacher
 from lssgen.training.vaes import Vae
 from lssgen.upsampler import LatentUpsampler
 
 CHECKPOINT = "checkpoint"
-FIRST = 12  # batches of crops encoded at the start
+FIRST = 12  # batches of crops encoded at the start, if the pool holds so many
+TOGETHER = 16  # crops, at most, encoded at a time
 RENEW_EVERY, RENEWED = 2, 8  # steps of a processor between such a part of a batch more; a GPU takes it at each
 DECODED = 4  # crops of a batch of which a processor decodes one
 NOISE = 0.05  # of the input, at most, in units of the latents' deviation
@@ -81,6 +82,7 @@ class Trainer:
             numbers = load_checkpoint(self.path, self.plain, self.average, optimiser)
             self.step, self.spent = numbers["step"], numbers["spent"]
             self.average.weights = {k: v.to(accelerator.device) for k, v in self.average.weights.items()}
+        self.start = time.monotonic() - self.spent
         self.model, self.optimiser = accelerator.prepare(self.plain, optimiser)
         seed = training.seed + self.step + 1_000_003 * accelerator.process_index
         self.rng = random.Random(seed)
@@ -93,23 +95,34 @@ class Trainer:
         self.seen: dict[str, deque[torch.Tensor]] = {}  # the last losses
 
     def _teacher(self, found: photos.Photos) -> Teacher | None:
-        """Of the upsampler that this began as, if it is asked for."""
-        if self.training.distill is None:
+        """Of the upsampler that this began as, if it is asked for and there is something left to learn."""
+        if self.training.distill is None or self._share() >= 1:
             return None
-        self.say("measuring what the teacher's pictures lack of true ones in sharpness")
         device, seed = self.accelerator.device, self.training.seed
         before = mean_of(self.training.init, self.vae).requires_grad_(False).to(device)
+        if not before.any_ratio:
+            raise ValueError("distill needs an init that answers for any ratio; train it by --keep-doubling first")
+        self.say("measuring what the teacher's pictures lack of true ones in sharpness")
         crops = Crops(replace(found), seed, self.vae.multiple, halves=1.0, plain=0.0)
         return Teacher.of(before, self.vae, crops, device, self.training.distill)
 
-    def run(self) -> None:
-        """Train."""
+    def run(self, begin: Callable[[], None] = lambda: None) -> None:
+        """Train; `begin` is called when the first crops are encoded."""
         self.start = time.monotonic() - self.spent
-        for _ in range(FIRST):
-            self._encode(self.training.batch)
+        if self.step and self._share() >= 1:
+            self.say(f"nothing is left to train: {self._whole()} in all are done; to go on give more")
+        else:
+            self._train(begin)
+        self.pool.close()
+        self.accelerator.wait_for_everyone()
+
+    def _train(self, begin: Callable[[], None]) -> None:
+        """All steps that are left, and a checkpoint."""
+        self._encode(min(FIRST * self.training.batch, POOL))
         self.deviation = self.pool.deviation()
         if not self.deviation.isfinite().all():
             raise ValueError("the autoencoder's latents are not finite; its weights are damaged")
+        begin()
         self._tick = saved = time.monotonic()
         while (share := self._share()) < 1:
             set_rate(self.optimiser, self.training.learning_rate * rate(share, floor=FLOOR))
@@ -121,11 +134,9 @@ class Trainer:
             if time.monotonic() - saved > SAVE_SECONDS:
                 self.save()
                 saved = time.monotonic()
-        self.pool.close()
         if self.step == 0:
             raise ValueError(f"the first encodings took {self.training.minutes:g} minutes; give more --minutes")
         self.save()
-        self.accelerator.wait_for_everyone()
 
     def save(self) -> None:
         """A checkpoint, by the main process. Raises ValueError in place of one that is worth nothing."""
@@ -157,7 +168,8 @@ class Trainer:
     def _encode(self, count: int) -> None:
         """So many new crops for the pool."""
         with self._autoencoder_precision():
-            self.pool.add(count)
+            for done in range(0, count, TOGETHER):
+                self.pool.add(min(TOGETHER, count - done))
 
     def _autoencoder_precision(self) -> AbstractContextManager:
         """bfloat16 as the training; not float16, in which some autoencoders overflow."""
@@ -192,6 +204,10 @@ class Trainer:
         if self.accelerator.num_processes > 1:
             share = broadcast(torch.tensor(share, device=self.accelerator.device)).item()
         return min(1.0, share)
+
+    def _whole(self) -> str:
+        """What the training lasts, what came before resuming included."""
+        return f"--steps {self.training.steps}" if self.training.steps else f"--minutes {self.training.minutes:g}"
 
     def _report(self, share: float) -> None:
         """Progress with the time left, and the losses to whoever logs them."""

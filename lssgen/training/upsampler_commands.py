@@ -53,26 +53,24 @@ def _vae_arguments(parser: argparse.ArgumentParser, *, required: bool) -> None:
 
 def _training_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the upsampler and its checkpoints")
-    parser.add_argument(
-        "--minutes", type=float, help="of training (20); the learning rate follows it, mending and measuring come after"
-    )
-    parser.add_argument("--steps", type=int, help="so many steps in place of --minutes")
+    parser.add_argument("--minutes", type=float, help="of training in all, --resume or not (20); measuring comes after")
+    parser.add_argument("--steps", type=int, help="so many steps in all in place of --minutes")
     parser.add_argument("--batch", type=int, help="crops a step and process (8)")
-    parser.add_argument("--learning-rate", type=float, help="of Muon (0.004)")
-    parser.add_argument("--seed", type=int, help="(0)")
+    parser.add_argument("--learning-rate", type=float, help="at its highest (0.004)")
+    parser.add_argument("--seed", type=int, help="of new weights, crops and noise (0)")
     parser.add_argument("--size", help="small, or large, up to 3 M parameters (small, or as --init)")
     parser.add_argument(
         "--init", nargs="+", metavar="DIR",
         help="a LatentUpsampler's folder to start from, or several for the mean of their weights; --size may be larger",
     )  # fmt: skip
     parser.add_argument(
-        "--keep-doubling", action="store_true", default=None, help="train what answers for other ratios than 2 alone"
+        "--keep-doubling", action="store_true", default=None, help="train only --init's layers for other ratios than 2"
     )
     parser.add_argument("--mixed-precision", dest="precision", metavar="no|bf16|fp16", help="if left out the faster")
     parser.add_argument("--pixels-from", type=float, help="share of the training after which pixels count (0.5)")
     parser.add_argument("--latents", type=float, help="weight of the latents' own error beside pixels (0.1)")
     parser.add_argument("--energy", type=float, help="weight of fine detail's energy: more is sharper (0.3)")
-    parser.add_argument("--texture", type=float, help="the same of the large picture's finest octave (0)")
+    parser.add_argument("--texture", type=float, help="the same of the finest, which the small picture lacks (0)")
     parser.add_argument(
         "--distill", type=float, metavar="SHARE",
         help="learn not true pictures but a better one than --init's, to this share, 0 to 1, as sharp as true ones",
@@ -82,7 +80,7 @@ def _training_arguments(parser: argparse.ArgumentParser) -> None:
         "--resume", action="store_true", help="go on from --out, by its own settings where none is given"
     )
     parser.add_argument("--log", type=Path, metavar="DIR", help="write TensorBoard logs")
-    parser.add_argument("--push-to-hub", default="", metavar="REPO", help="upload the upsampler at the end")
+    parser.add_argument("--push-to-hub", default="", metavar="REPO", help="upload it at the end, for all to see")
 
 
 def _train(args: argparse.Namespace) -> int:
@@ -93,6 +91,8 @@ def _train(args: argparse.Namespace) -> int:
 
     names = [field.name for field in fields(Training)]
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    if args.init:  # to be found again from elsewhere
+        given["init"] = [str(Path(folder).expanduser().resolve()) for folder in args.init]
     if args.resume:
         asked = resumed(recall(args.out), given)
     elif args.vae is None or args.images is None:
@@ -129,10 +129,8 @@ def _evaluate(args: argparse.Namespace) -> int:
         vae, paths, learned, args.ratios, device=device,
         progress=partial(print, file=sys.stderr, flush=True), show=decodes if args.sheet else lambda *shown: None,
     )  # fmt: skip
+    facts = {"vae": vae.name, "pictures": len(paths), "rows": [row.to_dict() for row in rows]}
+    print(json.dumps(facts) if args.json else eval_upsampler.table(rows), flush=True)
     if args.sheet:
         decodes.sheet().save(args.sheet)
-    if args.json:
-        print(json.dumps({"vae": vae.name, "pictures": len(paths), "rows": [row.to_dict() for row in rows]}))
-    else:
-        print(eval_upsampler.table(rows))
     return 0

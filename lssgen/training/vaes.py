@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from lssgen.families import folders, remote
 from lssgen.families.known import known, known_by_name, space_of
+from lssgen.families.placement import out_of_memory
 from lssgen.hub import brief
 from lssgen.training import tiny
 
@@ -109,6 +110,8 @@ def _checked(model: torch.nn.Module, name: str, device: torch.device, path: Path
         side = 4 * vae.multiple
         found = tuple(vae.encode(torch.zeros(1, 3, side, side, device=device)).shape)
     except (LookupError, RuntimeError, TypeError, ValueError) as error:
+        if out_of_memory(error):
+            raise ValueError(f"memory ran out on {device} for the {kind} at {path}; free some, or use cpu") from error
         raise ValueError(f"the {kind} at {path} is of no kind that can be used here ({brief(error)})") from error
     if found != (1, vae.channels, side // vae.factor, side // vae.factor):
         raise ValueError(

@@ -40,6 +40,20 @@ def test_half_the_contrast_is_a_quarter_of_the_energy(picture):
     torch.testing.assert_close(measures.spectrum_error(made, picture), expected, atol=1e-2, rtol=0)
 
 
+@pytest.mark.parametrize("ratio", [2.0, 1.5])
+def test_detail_of_any_strength_is_true_and_foreign_detail_is_not(picture, ratio):
+    """Of true detail and as much that has nothing to do with it the correlation is the root of a half."""
+    flat = torch.full_like(picture, 0.5)
+    torch.testing.assert_close(measures.correlation(picture, picture, ratio), torch.ones(2))
+    torch.testing.assert_close(measures.correlation(flat + 0.1 * picture, picture, ratio), torch.ones(2))
+    torch.testing.assert_close(measures.correlation(1 - picture, picture, ratio), -torch.ones(2))
+    assert (measures.correlation(flat, picture, ratio) == 0).all()
+    noise = torch.rand(2, 1, 256, 256, generator=torch.Generator().manual_seed(1)).expand(-1, 3, -1, -1) - 0.5
+    true, foreign = noise[:1], noise[1:]
+    assert measures.correlation(foreign, true, ratio).abs().item() < 0.03
+    assert measures.correlation(true + foreign, true, ratio).item() == pytest.approx(math.sqrt(0.5), abs=0.03)
+
+
 def test_latents_differ_in_units_of_each_channels_deviation():
     true = torch.tensor([[[[1.0, -1.0]], [[10.0, -10.0]]]]) / math.sqrt(2)  # deviations of 1 and 10
     assert measures.latents_error(true, true) == 0

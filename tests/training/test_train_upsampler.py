@@ -17,6 +17,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from huggingface_hub.utils import filter_repo_objects
 from PIL import Image, ImageDraw
 
 from lssgen.__main__ import main
@@ -173,6 +174,9 @@ def test_of_several_to_start_from_the_mean_is_taken(images, vae_folder, tmp_path
     for seed, folder in enumerate(folders):
         torch.manual_seed(seed)
         build("small", 4, "toy").half().float().save_pretrained(folder)
+    LatentUpsampler.from_config({**LatentUpsampler.load_config(folders[0]), "vae": "alien"}).save_pretrained(
+        tmp_path / "foreign"
+    )
     a, b, c = (LatentUpsampler.from_pretrained(folder).state_dict() for folder in folders)
     mean = recipe.mean_of([str(folder) for folder in folders], vae).state_dict()
     torch.testing.assert_close(dict(mean), {name: (a[name] + b[name] + c[name]) / 3 for name in a})
@@ -183,6 +187,8 @@ def test_of_several_to_start_from_the_mean_is_taken(images, vae_folder, tmp_path
     inner = {name: w for name, w in made.items() if "conv_out" not in name}  # the last layers are calibrated
     torch.testing.assert_close(inner, {name: mean[name].half().float() for name in inner}, atol=1e-3, rtol=1e-2)
     assert recall(tmp_path / "out").init == tuple(map(str, folders))
+    with pytest.raises(ValueError, match="differ in kind"):
+        recipe.mean_of([str(folders[0]), str(tmp_path / "foreign")], vaes.load(str(vae_folder)))
     assert "begun with" in refusal(capsys, "train-upsampler", "--resume", *out, "--init", folders[0])
     LatentUpsampler(4, 4, (8, 4), norm_num_groups=2, vae="toy").save_pretrained(tmp_path / "other")
     given = [*options, "--out", tmp_path / "more", "--init", folders[0], tmp_path / "other"]
@@ -306,9 +312,9 @@ def test_a_batch_is_of_one_size_and_half_of_all_are_doubled(images, vae_folder):
 def test_a_teacher_s_pictures_take_the_place_of_true_ones(images, vae_folder):
     vae, taught = vaes.load(str(vae_folder)), []
 
-    def teach(low: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    def teach(low: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
         assert low.shape[1] == 4
-        taught.append(torch.full((1, 3, height, width), len(taught) / 5))
+        taught.append(torch.full_like(true, len(taught) / 5))
         return taught[-1]
 
     pool = pairs.Pool(pairs.Crops(photos.find(images, 64), 0, 4), vae, torch.device("cpu"), teach=teach)
@@ -332,6 +338,37 @@ def test_an_upsampler_is_taught_by_itself_and_resumes(trained, images, vae_folde
         assert share == 0.5
         torch.testing.assert_close(dict(model.state_dict()), dict(before))
     assert len(begun) == 2
+
+
+def test_a_real_teacher_teaches_and_is_not_asked_when_all_is_learnt(
+    trained, images, vae_folder, tmp_path, capsys, monkeypatch
+):
+    """Of all ratios; what has no time left neither looks for it nor trains, and keeps its weights."""
+    monkeypatch.setattr(teacher, "CROPS", 2)
+    begun = shutil.copytree(trained, tmp_path / "begun")
+    options = ["--vae", vae_folder, "--images", images, "--key", "toy", "--init", begun, "--distill", 0.5, *SMALL]
+    assert run("train-upsampler", *options, "--out", tmp_path / "out", "--steps", 3) == 0
+    assert "what the teacher's pictures lack" in capsys.readouterr().out
+    made = LatentUpsampler.from_pretrained(tmp_path / "out").state_dict()
+    assert all(w.isfinite().all() for w in made.values())
+    shutil.rmtree(begun)
+    assert "no upsampler at" in refusal(capsys, "train-upsampler", "--resume", "--out", tmp_path / "out", "--steps", 4)
+    assert recall(tmp_path / "out").steps == 3, "what was refused is not kept"
+    assert json.loads((tmp_path / "out" / "training.json").read_text())["steps"] == 3
+    assert run("train-upsampler", "--resume", "--out", tmp_path / "out") == 0
+    said = capsys.readouterr().out
+    assert "nothing is left to train: --steps 3 in all" in said
+    assert "lack" not in said
+    torch.testing.assert_close(dict(LatentUpsampler.from_pretrained(tmp_path / "out").state_dict()), dict(made))
+
+
+def test_a_teacher_that_only_doubles_is_refused(images, vae_folder, tmp_path, capsys):
+    LatentUpsampler(4, 4, (8, 4), norm_num_groups=2, vae="toy").save_pretrained(tmp_path / "init")
+    options = ["--vae", vae_folder, "--images", images, "--key", "toy", "--out", tmp_path / "out", *SMALL]
+    assert "--keep-doubling" in refusal(
+        capsys, "train-upsampler", *options, "--init", tmp_path / "init", "--distill", 0.5
+    )
+    assert not list((tmp_path / "out").iterdir())
 
 
 class Still:
@@ -489,6 +526,8 @@ def test_wrong_channels_and_folders_are_refused(trained, images, tmp_path, capsy
         (["--distill", 2], "from 0 to 1"),
         (["--distill", 0.5], "needs init"),
         (["--size", "huge"], "small, large"),
+        (["--seed", -1], "from 0 to"),
+        (["--seed", 2**64], "from 0 to"),
         (["--mixed-precision", "int8"], "no, bf16, fp16"),
     ],
 )
@@ -506,17 +545,33 @@ def test_nobody_trains_for_hours_to_learn_that_no_token_is_set(images, vae_folde
     assert "'me/mi ne', which cannot be made" in refusal(capsys, "train-upsampler", *options[:-1], "me/mi ne")
 
 
-def test_the_hub_gets_the_upsampler_without_checkpoints(images, vae_folder, tmp_path, capsys, monkeypatch):
-    calls = []
+def test_the_hub_gets_the_upsampler_without_checkpoints_and_local_names(
+    images, vae_folder, tmp_path, capsys, monkeypatch
+):
+    calls, files = [], {}
     monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_x")
     monkeypatch.setattr("huggingface_hub.HfApi.create_repo", lambda *_, **how: calls.append(how))
     monkeypatch.setattr("huggingface_hub.HfApi.upload_folder", lambda *_, **how: calls.append(how))
+    monkeypatch.setattr(
+        "huggingface_hub.HfApi.upload_file",
+        lambda *_, path_or_fileobj, path_in_repo, repo_id: files.update({path_in_repo: path_or_fileobj.decode()}),
+    )
     out = tmp_path / "out"
     options = ["--vae", vae_folder, "--images", images, "--out", out, "--push-to-hub", "me/mine", *SMALL]
     assert run("train-upsampler", *options) == 0
-    assert calls == [
-        {"exist_ok": True}, {"repo_id": "me/mine", "folder_path": out, "ignore_patterns": ["checkpoint.*"]},
-    ]  # fmt: skip
+    made, sent = calls
+    assert made == {"exist_ok": True}
+    assert (sent["repo_id"], sent["folder_path"]) == ("me/mine", out)
+    kept = filter_repo_objects(
+        sorted(path.name for path in out.iterdir()), allow_patterns=sent["allow_patterns"],
+        ignore_patterns=sent["ignore_patterns"],
+    )  # fmt: skip
+    assert list(kept) == ["config.json", "diffusion_pytorch_model.safetensors"]
+    assert set(files) == {"training.json"}
+    assert str(tmp_path.parent) not in files["training.json"], "no path of this machine"
+    told = json.loads(files["training.json"])
+    assert (told["training"]["vae"], told["training"]["seed"], told["steps"]) == (vae_folder.name, 0, 2)
+    assert not any(path.name in files["training.json"] for path in images.rglob("*.png"))
 
     def fails(*_, **how):
         raise OSError("no route to host")
@@ -650,6 +705,9 @@ def test_evaluation_gives_every_method_at_every_ratio(trained, images, vae_folde
     learned = rows[str(trained), 2.0]
     assert learned["parameters"] == sum(p.numel() for p in LatentUpsampler.from_pretrained(trained).parameters())
     assert learned["milliseconds"] > 0
+    assert sum(learned["psnr_each"]) / 2 == pytest.approx(learned["psnr"])
+    assert len(set(learned["psnr_each"])) == 2
+    assert rows["encode-decode", 2.0]["correlation"] > learned["correlation"] > -1
     assert len(learned["colour_shift"]) == 3
     assert learned["plain_shift"] > 0
     assert learned["latents_error"] > 0 == rows["encode-decode", 2.0]["latents_error"]
@@ -682,7 +740,7 @@ def test_a_shift_of_plain_colours_is_found():
         return up(z - 0.2 * white, (height, width))
 
     for upsample, shift in ((None, 0.0), (darkened, 25.5)):
-        found = eval_upsampler._plain_shift(vae, upsample, 1.5, torch.device("cpu"))
+        found = eval_upsampler._plain_shift(vae, torch.device("cpu"), upsample, 1.5)
         assert found == pytest.approx(shift, abs=1e-3)
 
 
