@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from lssgen.families.remote import named
 from lssgen.hub import brief
 from lssgen.measured import FILE as MEASURED
 from lssgen.training.recipe import SETTINGS, told
@@ -56,6 +57,6 @@ def without_names(facts: dict[str, Any]) -> dict[str, Any]:
     """What training.json tells, without the pictures' names and the paths of folders."""
     rest = {name: value for name, value in facts.items() if name != "held_out_pictures"}
     training = {name: value for name, value in facts.get("training", {}).items() if name not in ("images", "init")}
-    if Path(training.get("vae", "")).expanduser().exists():
-        training["vae"] = Path(training["vae"]).name
+    if training.get("tiny") or not named(training.get("vae", "")):
+        training["vae"] = Path(training.get("vae", "")).name
     return rest | {"training": training}

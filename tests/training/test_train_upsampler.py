@@ -23,7 +23,18 @@ from PIL import Image, ImageDraw
 from lssgen.__main__ import main
 from lssgen.latents import resize
 from lssgen.measured import FILE as MEASURED
-from lssgen.training import decodes, eval_upsampler, measures, pairs, photos, recipe, teacher, train_upsampler, vaes
+from lssgen.training import (
+    decodes,
+    eval_upsampler,
+    measures,
+    pairs,
+    photos,
+    push,
+    recipe,
+    teacher,
+    train_upsampler,
+    vaes,
+)
 from lssgen.training.recipe import Training, build, recall
 from lssgen.training.trainer import Trainer
 from lssgen.upsampler import LatentUpsampler
@@ -572,6 +583,9 @@ def test_the_hub_gets_the_upsampler_without_checkpoints_and_local_names(
     told = json.loads(files["training.json"])
     assert (told["training"]["vae"], told["training"]["seed"], told["steps"]) == (vae_folder.name, 0, 2)
     assert not any(path.name in files["training.json"] for path in images.rglob("*.png"))
+    for vae, is_tiny, shown in (("/home/me/taef1", True, "taef1"), ("owner/model", False, "owner/model")):
+        facts = {"training": {"vae": vae, "tiny": is_tiny}, "steps": 2}
+        assert push.without_names(facts) == {"training": {"vae": shown, "tiny": is_tiny}, "steps": 2}
 
     def fails(*_, **how):
         raise OSError("no route to host")
