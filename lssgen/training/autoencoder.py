@@ -19,7 +19,9 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
 from lssgen.training import data as D
-from lssgen.training.common import Loop, MuonAdam, autocast, parameter_groups, parser, prepare
+from lssgen.training.common import Loop, parser, prepare
+from lssgen.training.optimiser import MuonAdam, parameter_groups
+from lssgen.training.precision import autocast
 
 LEARNING_RATE = 4e-3
 CHECKPOINT = "autoencoder"

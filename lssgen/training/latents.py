@@ -26,7 +26,8 @@ from safetensors.torch import load_file, save_file
 from lssgen.training import autoencoder
 from lssgen.training import data as D
 from lssgen.training import scenes as S
-from lssgen.training.common import autocast, load_average, parser
+from lssgen.training.common import load_average, parser
+from lssgen.training.precision import autocast
 
 COLOURED, SCENES = 1000, 3000
 LARGE = (330, 200, 300)  # at 1024 px: on white, on other backgrounds, scenes

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from lssgen.training.common import bfloat16_pays
 from lssgen.training.eval_upsampler import checkpoint
+from lssgen.training.precision import bfloat16_pays
 from lssgen.training.vaes import Vae
 from lssgen.upsampler import LatentUpsampler
 

@@ -27,17 +27,9 @@ from transformers.modeling_outputs import BaseModelOutput
 from lssgen.training import binding
 from lssgen.training import data as D
 from lssgen.training import scenes as S
-from lssgen.training.common import (
-    Loop,
-    MuonAdam,
-    autocast,
-    fit_linear,
-    load_average,
-    parameter_groups,
-    parser,
-    prepare,
-    trained,
-)
+from lssgen.training.common import Loop, fit_linear, load_average, parser, prepare, trained
+from lssgen.training.optimiser import MuonAdam, parameter_groups
+from lssgen.training.precision import autocast
 from lssgen.training.tokens import BOS, CELLS, EOS, GRID, PAD, VOCABULARY, WORDS, Tokens, save_tokenizers
 
 LEARNING_RATE, AGAIN = 3e-3, 0.6  # and the share of it for a model gone on with

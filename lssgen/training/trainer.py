@@ -25,15 +25,8 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast
 
 from lssgen.training import losses, photos
-from lssgen.training.common import (
-    Average,
-    MuonAdam,
-    load_checkpoint,
-    parameter_groups,
-    rate,
-    save_checkpoint,
-    set_rate,
-)
+from lssgen.training.common import Average, load_checkpoint, save_checkpoint
+from lssgen.training.optimiser import MuonAdam, parameter_groups, rate, set_rate
 from lssgen.training.pairs import HALVES, POOL, Crops, Pool
 from lssgen.training.recipe import Training, mean_of
 from lssgen.training.teacher import Teacher

@@ -32,7 +32,9 @@ from torch import nn
 from lssgen.training import data as D
 from lssgen.training import latents, placement, text_encoders
 from lssgen.training import scenes as S
-from lssgen.training.common import Loop, MuonAdam, autocast, parameter_groups, parser, prepare
+from lssgen.training.common import Loop, parser, prepare
+from lssgen.training.optimiser import MuonAdam, parameter_groups
+from lssgen.training.precision import autocast
 from lssgen.training.tokens import Tokens, tokens_of
 
 LEARNING_RATE, AGAIN = 3e-3, 0.6  # and the share of it for a model gone on with

@@ -21,7 +21,9 @@ from lssgen.training import data as D
 from lssgen.training import latents, recipe
 from lssgen.training import scenes as S
 from lssgen.training.autoencoder import psnr
-from lssgen.training.common import Loop, MuonAdam, autocast, load_average, parameter_groups, parser, prepare
+from lssgen.training.common import Loop, load_average, parser, prepare
+from lssgen.training.optimiser import MuonAdam, parameter_groups
+from lssgen.training.precision import autocast
 from lssgen.upsampler import LatentUpsampler
 
 LEARNING_RATE = 4e-3

@@ -17,6 +17,8 @@ from lssgen.training import (
     data,
     export,
     latents,
+    optimiser,
+    precision,
     scenes,
     text_encoders,
     tokens,
@@ -181,14 +183,14 @@ def test_captions_left_empty_still_name_the_background(folder, tmp_path, monkeyp
 
 def test_bfloat16_only_where_it_is_faster():
     """On a processor without the instructions a training step in bfloat16 took a hundred times as long."""
-    with common.autocast():
+    with precision.autocast():
         out = torch.nn.functional.linear(torch.ones(2, 2), torch.ones(2, 2))
-    assert out.dtype == (torch.bfloat16 if common.bfloat16_pays() else torch.float32)
+    assert out.dtype == (torch.bfloat16 if precision.bfloat16_pays() else torch.float32)
 
 
 def test_parameters_with_a_scale_of_their_own_are_in_no_other_group():
     model = torch.nn.ModuleDict({"relative": torch.nn.Embedding(5, 2), "head": torch.nn.Linear(2, 3)})
-    matrices, rest, relative = common.parameter_groups(model, scales={"relative": 10.0})
+    matrices, rest, relative = optimiser.parameter_groups(model, scales={"relative": 10.0})
     assert matrices == {"params": [model["head"].weight], "muon": True}
     assert rest == {"params": [model["head"].bias], "scale": 1.0}
     assert relative == {"params": [model["relative"].weight], "scale": 10.0}
