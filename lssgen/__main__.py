@@ -124,7 +124,7 @@ def _run_arguments(parser: Parser) -> None:
 def _engine_arguments(parser: Parser) -> None:
     add_placement(parser)
     parser.add_argument("--upsampler", choices=UPSAMPLERS, help="learned where the model has one, else bicubic")
-    parser.add_argument("--upsampler-from", type=Path, metavar="DIR", help="a LatentUpsampler's folder")
+    parser.add_argument("--upsampler-from", type=Path, metavar="DIR", help="an upsampler's folder")
 
 
 def _engine(args: argparse.Namespace) -> Engine:

@@ -34,7 +34,7 @@ class Engine:
     Args:
         model: `embedded`, the path of a diffusers folder, or a hub id, OWNER/NAME or OWNER/NAME@REVISION.
         device, dtype, offload: where and how to run; see `lssgen.families.placement.placement`.
-        upsampler: a LatentUpsampler's folder, in place of the model's own.
+        upsampler: an upsampler's folder, in place of the model's own.
 
     Attributes:
         name: the model, as it was named.

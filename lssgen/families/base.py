@@ -21,7 +21,7 @@ from lssgen.families.schedulers import swapped_scheduler, tail_of, usable
 from lssgen.latents import LatentSpace
 from lssgen.previews import Preview
 from lssgen.schedule import Stage
-from lssgen.upsampler import LatentUpsampler
+from lssgen.upsampler import Upsampler
 
 TILED_ABOVE, TILED_ON = 1024 * 1024, ("cuda", "mps")  # pixels; devices
 OnStep = Callable[[int, Callable[[], torch.Tensor]], None]
@@ -215,7 +215,7 @@ class Model:
     """All that sampling needs: the adapted pipeline and, where they exist, its upsampler and preview."""
 
     adapter: Adapter
-    upsampler: LatentUpsampler | None = None
+    upsampler: Upsampler | None = None
     preview: Preview | None = None
 
 

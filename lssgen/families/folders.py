@@ -115,7 +115,7 @@ def upsampler_folder(model: str, given: Path | None = None) -> Path | None:
         shipped = shipped_upsampler(ours)
         return shipped if shipped and read_json(shipped / "config.json").get("in_channels") == wanted else None
     if given is not None and not (folder / "config.json").is_file():
-        raise ModelError(f"no upsampler at {folder} (it has no config.json); name a LatentUpsampler's folder")
+        raise ModelError(f"no upsampler at {folder} (it has no config.json); name an upsampler's folder")
     config = read_json(folder / "config.json")
     its, channels = config.get("vae"), config.get("in_channels")
     if its and ours and its != ours:

@@ -23,7 +23,7 @@ from lssgen.families.previewers import fetch_decoder, previewer
 from lssgen.families.remote import named, variant_of, weights
 from lssgen.families.table import ModelError
 from lssgen.hub import Progress, brief
-from lssgen.upsampler import LatentUpsampler, load_upsampler
+from lssgen.upsampler import Upsampler, load_upsampler
 
 
 def fetch(model: str, place: Placement, progress: Progress | None = None) -> Path:
@@ -48,7 +48,7 @@ def load(
     Args:
         model: which.
         place: device, dtype and offloading; what this machine does best by default.
-        upsampler: a LatentUpsampler's folder, in place of the model's own `upsampler/`.
+        upsampler: an upsampler's folder, in place of the model's own `upsampler/`.
         progress: as in `fetch`.
 
     Raises:
@@ -89,7 +89,7 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _upsampler(folder: Path | None, place: Placement) -> LatentUpsampler | None:
+def _upsampler(folder: Path | None, place: Placement) -> Upsampler | None:
     try:
         return load_upsampler(folder, place.dtype, place.device) if folder else None
     except ValueError as error:

@@ -17,11 +17,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from lssgen.training import measures
-from lssgen.training.pairs import Crops
+from lssgen.training.pairs import HALVES, Crops
 from lssgen.training.photos import Photos
 from lssgen.training.recipe import Training
 from lssgen.training.vaes import Vae
-from lssgen.upsampler import LatentUpsampler
+from lssgen.upsampler import Upsampler
 
 CROPS, PROBED = 48, 12  # measured on; of them, to learn how colours answer to a constant
 ROUNDS = 2  # of mending the colours
@@ -64,29 +64,29 @@ class Colours:
 
 
 def calibrate(
-    model: LatentUpsampler, vae: Vae, photos: Photos, device: torch.device, training: Training
+    model: Upsampler, vae: Vae, photos: Photos, device: torch.device, training: Training
 ) -> dict[str, dict[str, Any]]:
-    """`mend` what was trained of `model`: what doubles, and what answers for the ratios between.
+    """`mend` what was trained of `model`: what doubles, and what answers for the ratios between, or both together.
 
     Returns:
-        What `mend` does, of `doubling` and `between`.
+        What `mend` does, of each of `last_layers`.
     """
-    parts = {} if training.keep_doubling else {"doubling": (model.upsampler.conv_out, 1.0)}
-    if model.any_ratio:
-        parts["between"] = (model.upsampler.between.conv_out, 0.0)
+    halves_of = {"doubling": 1.0, "between": 0.0, "all": HALVES}
+    trained = [name for name in model.last_layers if not (training.keep_doubling and name == "doubling")]
     return {
         name: mend(
-            model, last, vae, Crops(replace(photos), training.seed, vae.multiple, halves=halves, plain=0.0), device,
+            model, model.last_layers[name], vae,
+            Crops(replace(photos), training.seed, vae.multiple, halves=halves_of[name], plain=0.0), device,
             training.contrast,
         )
-        for name, (last, halves) in parts.items()
+        for name in trained
     }  # fmt: skip
 
 
 @torch.no_grad()
 @measures.exact()
 def mend(
-    model: LatentUpsampler, last: nn.Conv2d, vae: Vae, crops: Crops, device: torch.device, contrast: float
+    model: Upsampler, last: nn.Conv2d, vae: Vae, crops: Crops, device: torch.device, contrast: float
 ) -> dict[str, Any]:
     """Multiply the detail of what `model` gives by `contrast`, then mend its mean colours, in place.
 

@@ -24,7 +24,7 @@ import torch
 from lssgen.latents import resize
 from lssgen.training import RATIOS, measures, photos
 from lssgen.training.vaes import Vae
-from lssgen.upsampler import LatentUpsampler, load_upsampler
+from lssgen.upsampler import Upsampler, load_upsampler
 
 SIDE = 512  # pixels of the square measured on
 MOST = 16.0  # of the ratios
@@ -78,14 +78,14 @@ class Row:
         return asdict(self)
 
 
-def checkpoint(folder: Path, vae: Vae) -> LatentUpsampler:
-    """A LatentUpsampler's folder, ours or of the published layout.
+def checkpoint(folder: Path, vae: Vae) -> Upsampler:
+    """An upsampler's folder, ours or of the published layout.
 
     Raises:
         ValueError: if it cannot be read, or is for another latent space than `vae`'s.
     """
     if not (folder / "config.json").is_file():
-        raise ValueError(f"no upsampler at {folder} (it has no config.json); name a LatentUpsampler's folder")
+        raise ValueError(f"no upsampler at {folder} (it has no config.json); name an upsampler's folder")
     model = load_upsampler(folder)
     channels, its = model.config.in_channels, model.config.get("vae")
     if channels != vae.channels:
@@ -99,7 +99,7 @@ def checkpoint(folder: Path, vae: Vae) -> LatentUpsampler:
 def evaluate(
     vae: Vae,
     paths: Iterable[Path],
-    learned: dict[str, LatentUpsampler],
+    learned: dict[str, Upsampler],
     ratios: Iterable[float] = RATIOS,
     *,
     device: torch.device | None = None,

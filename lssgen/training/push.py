@@ -56,7 +56,8 @@ def upload(folder: Path, repository: str) -> None:
 def without_names(facts: dict[str, Any]) -> dict[str, Any]:
     """What training.json tells, without the pictures' names and the paths of folders."""
     rest = {name: value for name, value in facts.items() if name != "held_out_pictures"}
-    training = {name: value for name, value in facts.get("training", {}).items() if name not in ("images", "init")}
+    ours = ("images", "init", "teacher")
+    training = {name: value for name, value in facts.get("training", {}).items() if name not in ours}
     if training.get("tiny") or not named(training.get("vae", "")):
         training["vae"] = Path(training.get("vae", "")).name
     return rest | {"training": training}

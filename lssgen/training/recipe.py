@@ -1,4 +1,4 @@
-"""What the training of an upsampler is asked for, and the networks to choose from."""
+"""What the training of an upsampler is asked for."""
 
 from __future__ import annotations
 
@@ -11,20 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from lssgen.training.eval_upsampler import checkpoint
+from lssgen.training.networks import ROUND_TRIP, SIZES
 from lssgen.training.precision import bfloat16_pays
-from lssgen.training.vaes import Vae
-from lssgen.upsampler import LatentUpsampler
 
 SETTINGS = "training.json"
 PRECISIONS = ("no", "bf16", "fp16")
-SIZES = {  # name: widths for so many latent channels. All blocks but the last two work at the small size
-    "small": lambda channels: (58 if channels >= 16 else 30,) * 8,  # 525,670 parameters double 16, 138,574 double 4
-    "large": lambda channels: (96,) * 8,  # 1.4 M double
-}
-BETWEEN = 4  # blocks for other sizes than the double, after their sketch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +34,8 @@ class Training:
         batch: crops in a step of each process.
         learning_rate: of the matrices, by Muon.
         seed: of weights and crops.
-        size: one of SIZES; where it is left out the size of `init`, or small.
-        init: folders of LatentUpsamplers to start from the mean of, most often of one; a smaller size is grown, see
-            `grown`.
+        size: one of SIZES, or ROUND_TRIP; where it is left out the size of `init`, or small.
+        init: folders of upsamplers to start from the mean of, most often of one; a smaller size is grown, see `grown`.
         keep_doubling: train only what answers for other ratios than 2, and leave the rest as `init` has it, in the
             float16 that all is stored in.
         precision: one of PRECISIONS.
@@ -53,8 +44,9 @@ class Training:
             that decoder takes for the picture.
         energy, texture: weights of the losses of energy, in the top octave that the small picture carries and in the
             large picture's finest octave: more is sharper, 0 the best PSNR.
-        distill: learn what `lssgen.training.teacher` makes of `init`, to this share as sharp as true pictures, in place
-            of true pictures.
+        distill: learn what `lssgen.training.teacher` makes of `teacher`, to this share as sharp as true pictures, in
+            place of true pictures.
+        teacher: folders of upsamplers, of which the mean teaches; those of `init` by default.
         contrast: factor of the detail in the latents that the trained upsampler gives.
 
     Raises:
@@ -79,11 +71,14 @@ class Training:
     energy: float = 0.3
     texture: float = 0.0
     distill: float | None = None
+    teacher: str | Sequence[str] = ()
     contrast: float = 1.0
 
     def __post_init__(self) -> None:
-        folders = [self.init] if isinstance(self.init, str) else self.init
-        object.__setattr__(self, "init", tuple(folder for folder in folders if folder))
+        for name in ("init", "teacher"):
+            folders = getattr(self, name)
+            folders = [folders] if isinstance(folders, str) else folders
+            object.__setattr__(self, name, tuple(folder for folder in folders if folder))
         if not 0 < self.minutes < float("inf"):
             raise ValueError(f"minutes is {self.minutes}; it must be above 0, such as 20")
         if self.steps < 0:
@@ -101,12 +96,12 @@ class Training:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be from 0 to 10, such as 0.3")
         if self.distill is not None and not 0 <= self.distill <= 1:
             raise ValueError(f"distill is {self.distill}; it must be from 0 to 1, such as 0.5")
-        if self.distill is not None and not self.init:
-            raise ValueError("distill needs init, the folder of the upsampler that is taught to surpass itself")
+        if self.distill is not None and not (self.init or self.teacher):
+            raise ValueError("distill needs teacher, an upsampler's folder, or init, to be taught to surpass itself")
         if not 0.5 <= self.contrast <= 2:
             raise ValueError(f"contrast is {self.contrast}; it must be from 0.5 to 2, such as 1")
-        if self.size and self.size not in SIZES:
-            raise ValueError(f"size is {self.size!r}; it must be one of {', '.join(SIZES)}")
+        if self.size and self.size not in (*SIZES, ROUND_TRIP):
+            raise ValueError(f"size is {self.size!r}; it must be one of {', '.join((*SIZES, ROUND_TRIP))}")
         if self.keep_doubling and not self.init:
             raise ValueError("keep_doubling needs init, the folder of the upsampler whose doubling is kept")
         if self.precision not in PRECISIONS:
@@ -154,125 +149,6 @@ def resumed(kept: Training, given: dict[str, Any]) -> Training:
             )
     timed = {"steps": 0} if "minutes" in given else {}
     return replace(kept, **(timed | given))
-
-
-def build(size: str, channels: int, name: str, *, any_ratio: bool = True) -> LatentUpsampler:
-    """A new upsampler of one of SIZES for the latent space called `name`.
-
-    Most of its blocks come before the doubling, where they cost a quarter and see twice as far, and it has no norms:
-    contrast is not lost, and an output depends on its neighbourhood alone.
-    """
-    widths = SIZES[size](channels)
-    up = tuple(k == len(widths) - 2 for k in range(len(widths)))
-    strides = tuple(2 if here else 1 for here in up)
-    between = _between(widths) if any_ratio else ()
-    return LatentUpsampler(
-        channels, channels, widths, strides, up, norm_num_groups=0, vae=name, between_channels=between
-    )
-
-
-def _between(widths: Sequence[int]) -> tuple[int, ...]:
-    """Widths of the blocks for other sizes than the double, where those of the others are `widths`."""
-    return (min(widths),) * BETWEEN
-
-
-def model_for(training: Training, vae: Vae, resumed: Path | None) -> LatentUpsampler:
-    """The upsampler to train: a new one, one to start from, or one of the kind that is being trained in `resumed`.
-
-    Raises:
-        ValueError: if what is to be started from or resumed is not there, or is for another latent space.
-    """
-    if resumed is None and not training.init:
-        return build(training.size or "small", vae.channels, vae.name)
-    if resumed is None:
-        begun = mean_of(training.init, vae)
-        if training.size:
-            return grown(begun, build(training.size, vae.channels, vae.name))
-        settings = {name: value for name, value in begun.config.items() if not name.startswith("_")}
-        settings["vae"] = vae.name  # and not where it came from
-        settings["between_channels"] = begun.config.between_channels or _between(begun.config.block_out_channels)
-        return grown(begun, LatentUpsampler.from_config(settings))
-    try:
-        model = LatentUpsampler.from_config(LatentUpsampler.load_config(resumed, local_files_only=True))
-    except (OSError, TypeError) as error:
-        raise ValueError(f"nothing to resume: {resumed} has no config.json of an upsampler") from error
-    if model.config.in_channels != vae.channels:
-        raise ValueError(f"{resumed} is for {model.config.in_channels} latent channels; this VAE has {vae.channels}")
-    if model.config.vae != vae.name:
-        raise ValueError(f"{resumed} is for the latents of {model.config.vae!r}; these are of {vae.name!r}")
-    return model
-
-
-@torch.no_grad()
-def mean_of(folders: Sequence[str], vae: Vae) -> LatentUpsampler:
-    """The upsampler of a folder, or of several that of their mean weights (Wortsman et al. 2022, "Model soups"), which
-    often errs less than each of them where they were trained on from the same one.
-
-    Raises:
-        ValueError: if one cannot be read, or is for another latent space than `vae`'s, or they differ in kind or size.
-    """
-    models = [checkpoint(Path(folder).expanduser(), vae) for folder in folders]
-    kinds = [_plain(model) | {"vae": model.config.vae or vae.name} for model in models]
-    for folder, kind in zip(folders, kinds, strict=True):
-        if kind != kinds[0]:
-            raise ValueError(f"the upsamplers at {folders[0]} and {folder} differ in kind or size; --init one of them")
-    weights = [model.state_dict() for model in models]
-    models[0].load_state_dict({k: torch.stack([w[k] for w in weights]).mean(0) for k in weights[0]})
-    return models[0]
-
-
-@torch.no_grad()
-def grown(begun: LatentUpsampler, model: LatentUpsampler) -> LatentUpsampler:
-    """`model`, which may be wider and of `any_ratio`, with the weights of `begun`, so that it answers as that does
-    wherever that does.
-
-    Channels that `begun` lacks keep `model`'s own weights, but the outputs that `begun` has read them with weight 0, so
-    that they begin to count as they are trained.
-
-    Raises:
-        ValueError: if `begun` is wider than `model`, or of another kind: norms, interpolation, place of the doubling,
-            blocks for other sizes.
-    """
-    if not _fits(begun, model):
-        now, wanted = (
-            f"{list(upsampler.config.block_out_channels)} and {list(upsampler.config.between_channels)}"
-            for upsampler in (begun, model)
-        )
-        raise ValueError(f"an upsampler with blocks of {now} channels cannot be grown to {wanted}; leave --size out")
-    theirs = dict(begun.named_modules())
-    for name, new in model.named_modules():
-        if isinstance(new, (nn.Conv2d, nn.ConvTranspose2d)) and name in theirs:
-            _take(new, theirs[name])
-        elif isinstance(new, nn.GroupNorm) and name in theirs:
-            new.load_state_dict(theirs[name].state_dict())
-    return model
-
-
-def _fits(begun: LatentUpsampler, model: LatentUpsampler) -> bool:
-    """Whether `begun` is `model` but for fewer channels, or that part of it that doubles."""
-    kinds, widths = ["is_up_samples", "norm_num_groups", "interpolate"], ["block_out_channels"]
-    if begun.any_ratio:
-        kinds, widths = [*kinds, "sketch_channels"], [*widths, "between_channels"]
-    now, wanted = _plain(begun), _plain(model)
-    return all(now[name] == wanted[name] for name in kinds) and all(
-        now[name] == wanted[name]
-        or (len(now[name]) == len(wanted[name]) and len(set(now[name])) == 1 and now[name][0] <= min(wanted[name]))
-        for name in widths
-    )
-
-
-def _plain(model: LatentUpsampler) -> dict[str, Any]:
-    """Its configuration; lists, which come from a file, as tuples."""
-    own = {name: value for name, value in model.config.items() if not name.startswith("_")}
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in own.items()}
-
-
-def _take(new: nn.Module, old: nn.Module) -> None:
-    """Let the first outputs of a convolution be those of `old`, from its inputs alone."""
-    into, weights = (conv.weight.transpose(0, 1) if conv.transposed else conv.weight for conv in (new, old))
-    into[: old.out_channels] = 0.0
-    into[: old.out_channels, : old.in_channels] = weights
-    new.bias[: old.out_channels] = old.bias
 
 
 def best_precision() -> str:

@@ -18,7 +18,7 @@ from lssgen.training import measures
 from lssgen.training.measures import RINGS
 from lssgen.training.pairs import Crops
 from lssgen.training.vaes import Vae
-from lssgen.upsampler import LatentUpsampler
+from lssgen.upsampler import Upsampler
 
 CROPS = 48  # that frequencies are measured on
 MOST = 4.0  # times what is there, at most, that a frequency may lack
@@ -34,11 +34,11 @@ class Teacher:
         gains: factors of the frequencies in RINGS rings of a picture twice the small one's size: (RINGS,).
     """
 
-    def __init__(self, model: LatentUpsampler, vae: Vae, gains: torch.Tensor) -> None:
+    def __init__(self, model: Upsampler, vae: Vae, gains: torch.Tensor) -> None:
         self._model, self._vae, self.gains = model, vae, gains
 
     @classmethod
-    def of(cls, model: LatentUpsampler, vae: Vae, crops: Crops, device: torch.device, share: float) -> Teacher:
+    def of(cls, model: Upsampler, vae: Vae, crops: Crops, device: torch.device, share: float) -> Teacher:
         """One whose pictures are to `share`, from 0 to 1 and on a scale of decibels, as sharp as those of `crops`,
         which are to come with others half as large."""
         plain = cls(model, vae, torch.ones(RINGS, device=device))

@@ -1,4 +1,4 @@
-"""Train a LatentUpsampler for any autoencoder on any folder of pictures.
+"""Train a latent upsampler for any autoencoder on any folder of pictures.
 
 accelerate brings device, mixed precision and several processes, whose gradients are averaged and of which the main one
 writes. OUT holds what is needed to go on: the upsampler's folder of averaged weights, training.json, a checkpoint.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,16 @@ from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from lssgen.families.placement import out_of_memory
 from lssgen.hub import brief
 from lssgen.measured import FILE as MEASURED
-from lssgen.training import photos, push, vaes
+from lssgen.training import photos, push, round_trip, vaes
 from lssgen.training.calibration import calibrate
 from lssgen.training.common import load_average
 from lssgen.training.eval_upsampler import checkpoint, evaluate
-from lssgen.training.recipe import SETTINGS, Training, held_out_before, model_for, told
+from lssgen.training.networks import model_for
+from lssgen.training.pairs import Crops
+from lssgen.training.recipe import SETTINGS, Training, held_out_before, told
 from lssgen.training.trainer import CHECKPOINT, Say, Trainer
 from lssgen.training.vaes import Vae
-from lssgen.upsampler import LatentUpsampler
+from lssgen.upsampler import RoundTripUpsampler, blank_upsampler
 
 SIDE, LATENT_SIDE = 256, 16  # of a crop: pixels, and latent pixels at least
 HELD_OUT = 6  # pictures at most
@@ -38,7 +40,7 @@ def train(
     training: Training, out: Path, *, resume: bool = False, log: Path | None = None, push_to_hub: str = "",
     say: Say = print,
 ) -> dict[str, Any]:  # fmt: skip
-    """Train an upsampler into the folder `out`, which `LatentUpsampler.from_pretrained` then reads.
+    """Train an upsampler into the folder `out`, which `lssgen.upsampler.load_upsampler` then reads.
 
     Args:
         training: what and how.
@@ -71,6 +73,10 @@ def train(
     say(f"{found}; {len(held_out)} held out; crops of {side} px")
     torch.manual_seed(training.seed)
     model = model_for(training, vae, out if resume else None)
+    if isinstance(model, RoundTripUpsampler) and not (resume or training.init):
+        say("fitting what leads from the decoder's layers to the encoder's")
+        crops = Crops(replace(found), training.seed, vae.multiple)
+        round_trip.fit(model.to(accelerator.device), vae, (crops() for _ in range(round_trip.CROPS)))
     out.mkdir(parents=True, exist_ok=True)
     facts = {"training": asdict(training), "vae": vae.name, "parameters": sum(p.numel() for p in model.parameters())}
     facts["held_out_pictures"] = [str(path) for path in held_out]
@@ -106,7 +112,7 @@ def _finish(trainer: Trainer, out: Path, facts: dict[str, Any], found: photos.Ph
     """Calibrate, store and measure what was trained, and take down the facts."""
     vae, say, device = trainer.vae, trainer.say, trainer.accelerator.device
     say("mending the colours: some hundreds of crops are decoded")
-    trained = load_average(trainer.path, LatentUpsampler.from_config(LatentUpsampler.load_config(out)))
+    trained = load_average(trainer.path, blank_upsampler(out))
     trained.requires_grad_(False).to(device)
     facts["calibrated"] = calibrate(trained, vae, found, device, trainer.training)
     trained.half().save_pretrained(out)

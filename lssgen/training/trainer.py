@@ -1,4 +1,4 @@
-"""The loop that trains a LatentUpsampler.
+"""The loop that trains an upsampler.
 
 Pairs are encodings of a crop at a random scale and of the same crop made smaller, by 2 or less. Encoding costs more
 than a step of the small network, so encoded crops are kept in a pool that is renewed crop by crop as training goes on.
@@ -26,12 +26,13 @@ from accelerate.utils import broadcast
 
 from lssgen.training import losses, photos
 from lssgen.training.common import Average, load_checkpoint, save_checkpoint
+from lssgen.training.networks import mean_of
 from lssgen.training.optimiser import MuonAdam, parameter_groups, rate, set_rate
 from lssgen.training.pairs import HALVES, POOL, Crops, Pool
-from lssgen.training.recipe import Training, mean_of
+from lssgen.training.recipe import Training
 from lssgen.training.teacher import Teacher
 from lssgen.training.vaes import Vae
-from lssgen.upsampler import LatentUpsampler
+from lssgen.upsampler import Upsampler
 
 CHECKPOINT = "checkpoint"
 FIRST = 12  # batches of crops encoded at the start, if the pool holds so many
@@ -58,7 +59,7 @@ class Trainer:
     """
 
     def __init__(
-        self, training: Training, out: Path, accelerator: Accelerator, vae: Vae, model: LatentUpsampler,
+        self, training: Training, out: Path, accelerator: Accelerator, vae: Vae, model: Upsampler,
         found: photos.Photos, *, resume: bool, say: Say,
     ) -> None:  # fmt: skip
         self.training, self.accelerator, self.vae, self.say = training, accelerator, vae, say
@@ -88,13 +89,13 @@ class Trainer:
         self.seen: dict[str, deque[torch.Tensor]] = {}  # the last losses
 
     def _teacher(self, found: photos.Photos) -> Teacher | None:
-        """Of the upsampler that this began as, if it is asked for and there is something left to learn."""
+        """Of the upsampler named for it, or that this began as, if it is asked for and something is left to learn."""
         if self.training.distill is None or self._share() >= 1:
             return None
         device, seed = self.accelerator.device, self.training.seed
-        before = mean_of(self.training.init, self.vae).requires_grad_(False).to(device)
+        before = mean_of(self.training.teacher or self.training.init, self.vae).requires_grad_(False).to(device)
         if not before.any_ratio:
-            raise ValueError("distill needs an init that answers for any ratio; train it by --keep-doubling first")
+            raise ValueError("distill needs an upsampler of any ratio; train it by --keep-doubling first")
         self.say("measuring what the teacher's pictures lack of true ones in sharpness")
         crops = Crops(replace(found), seed, self.vae.multiple, halves=1.0, plain=0.0)
         return Teacher.of(before, self.vae, crops, device, self.training.distill)

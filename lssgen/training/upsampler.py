@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
 from lssgen.training import data as D
-from lssgen.training import latents, recipe
+from lssgen.training import latents, networks
 from lssgen.training import scenes as S
 from lssgen.training.autoencoder import psnr
 from lssgen.training.common import Loop, load_average, parser, prepare
@@ -38,7 +38,7 @@ def build() -> LatentUpsampler:
     Without norms: they tied a flat colour to the rest of the picture, and doubled latents of coloured backgrounds came
     out 1.2 to 1.4 times too strong, with a grid.
     """
-    return recipe.build("small", 16, "embedded", any_ratio=False)
+    return networks.build("small", 16, "embedded", any_ratio=False)
 
 
 def scaled_vae(work: Path, init: Path | None) -> AutoencoderKL:

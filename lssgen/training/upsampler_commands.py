@@ -30,7 +30,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         nargs="+",
         default=[],
         metavar="DIR",
-        help="LatentUpsamplers' folders, with config.json",
+        help="upsamplers' folders, with config.json",
     )
     measure.add_argument("--ratios", type=float, nargs="+", default=list(RATIOS), help="of the sizes, each above 1")
     measure.add_argument("--limit", type=int, default=0, help="pictures at most (0: all)")
@@ -58,10 +58,10 @@ def _training_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, help="crops a step and process (8)")
     parser.add_argument("--learning-rate", type=float, help="at its highest (0.004)")
     parser.add_argument("--seed", type=int, help="of new weights, crops and noise (0)")
-    parser.add_argument("--size", help="small, or large, up to 3 M parameters (small, or as --init)")
+    parser.add_argument("--size", help="small; large, up to 3 M parameters; or round-trip, of a TAESD's layers (small)")
     parser.add_argument(
         "--init", nargs="+", metavar="DIR",
-        help="a LatentUpsampler's folder to start from, or several for the mean of their weights; --size may be larger",
+        help="an upsampler's folder to start from, or several for the mean of their weights; --size may be larger",
     )  # fmt: skip
     parser.add_argument(
         "--keep-doubling", action="store_true", default=None, help="train only --init's layers for other ratios than 2"
@@ -73,8 +73,11 @@ def _training_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--texture", type=float, help="the same of the finest, which the small picture lacks (0)")
     parser.add_argument(
         "--distill", type=float, metavar="SHARE",
-        help="learn not true pictures but a better one than --init's, to this share, 0 to 1, as sharp as true ones",
+        help="learn not true pictures but better ones than --teacher's, to this share, 0 to 1, as sharp as true ones",
     )  # fmt: skip
+    parser.add_argument(
+        "--teacher", nargs="+", metavar="DIR", help="upsamplers' folders, of which the mean teaches (those of --init)"
+    )
     parser.add_argument("--contrast", type=float, help="factor of the detail in the latents at the end (1)")
     parser.add_argument(
         "--resume", action="store_true", help="go on from --out, by its own settings where none is given"
@@ -91,8 +94,9 @@ def _train(args: argparse.Namespace) -> int:
 
     names = [field.name for field in fields(Training)]
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    if args.init:  # to be found again from elsewhere
-        given["init"] = [str(Path(folder).expanduser().resolve()) for folder in args.init]
+    for name in ("init", "teacher"):  # to be found again from elsewhere
+        if getattr(args, name):
+            given[name] = [str(Path(folder).expanduser().resolve()) for folder in getattr(args, name)]
     if args.resume:
         asked = resumed(recall(args.out), given)
     elif args.vae is None or args.images is None:

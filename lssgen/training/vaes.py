@@ -26,6 +26,7 @@ class Vae:
         channels: of a latent.
         factor: pixels of one latent pixel's side.
         multiple: pixels that a picture's sides are multiples of.
+        network: the model itself.
     """
 
     def __init__(self, model: torch.nn.Module, name: str, device: torch.device) -> None:
@@ -36,14 +37,14 @@ class Vae:
         self._mean, self._deviation, self._patch = _statistics(model, config, device)
         self.multiple = self.factor * self._patch
         self._video = any(p.ndim == 5 for p in model.parameters())
-        self._model = model.float().eval().requires_grad_(False).to(device)
+        self.network = model.float().eval().requires_grad_(False).to(device)
         if not self._video:
-            self._model.to(memory_format=torch.channels_last)  # a third faster on a CPU
+            self.network.to(memory_format=torch.channels_last)  # a third faster on a CPU
 
     @torch.no_grad()
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) in [-1, 1] -> (B, C, h, w), scaled; by the mode where the posterior is a distribution."""
-        made = self._model.encode(pixels.unsqueeze(2) if self._video else pixels)
+        made = self.network.encode(pixels.unsqueeze(2) if self._video else pixels)
         raw = made.latent_dist.mode() if "latent_dist" in made else made[0]
         raw = raw[:, :, 0] if self._video else raw
         patches = F.pixel_unshuffle(raw, self._patch)
@@ -53,7 +54,7 @@ class Vae:
         """(B, C, h, w), scaled -> (B, 3, H, W), about [-1, 1]. Gradients pass."""
         patches = F.pixel_unshuffle(latents, self._patch)
         raw = F.pixel_shuffle(patches * self._deviation + self._mean, self._patch)
-        made = self._model.decode(raw.unsqueeze(2) if self._video else raw).sample
+        made = self.network.decode(raw.unsqueeze(2) if self._video else raw).sample
         return made[:, :, 0] if self._video else made
 
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from lssgen.training import calibration, measures
 from lssgen.training.calibration import Colours, mend
-from lssgen.training.recipe import build
+from lssgen.training.networks import build
 
 CHECKER = (torch.arange(64)[:, None] + torch.arange(64)) % 2 * 2.0 - 1.0
 

@@ -27,6 +27,7 @@ from lssgen.training import (
     decodes,
     eval_upsampler,
     measures,
+    networks,
     pairs,
     photos,
     push,
@@ -35,7 +36,8 @@ from lssgen.training import (
     train_upsampler,
     vaes,
 )
-from lssgen.training.recipe import Training, build, recall
+from lssgen.training.networks import build
+from lssgen.training.recipe import Training, recall
 from lssgen.training.trainer import Trainer
 from lssgen.upsampler import LatentUpsampler
 from tests.families import tiny as pipelines
@@ -189,7 +191,7 @@ def test_of_several_to_start_from_the_mean_is_taken(images, vae_folder, tmp_path
         tmp_path / "foreign"
     )
     a, b, c = (LatentUpsampler.from_pretrained(folder).state_dict() for folder in folders)
-    mean = recipe.mean_of([str(folder) for folder in folders], vae).state_dict()
+    mean = networks.mean_of([str(folder) for folder in folders], vae).state_dict()
     torch.testing.assert_close(dict(mean), {name: (a[name] + b[name] + c[name]) / 3 for name in a})
     options = ["--vae", vae_folder, "--images", images, "--key", "toy", "--steps", 1, "--learning-rate", 1e-6]
     out = ["--out", tmp_path / "out"]
@@ -199,7 +201,7 @@ def test_of_several_to_start_from_the_mean_is_taken(images, vae_folder, tmp_path
     torch.testing.assert_close(inner, {name: mean[name].half().float() for name in inner}, atol=1e-3, rtol=1e-2)
     assert recall(tmp_path / "out").init == tuple(map(str, folders))
     with pytest.raises(ValueError, match="differ in kind"):
-        recipe.mean_of([str(folders[0]), str(tmp_path / "foreign")], vaes.load(str(vae_folder)))
+        networks.mean_of([str(folders[0]), str(tmp_path / "foreign")], vaes.load(str(vae_folder)))
     assert "begun with" in refusal(capsys, "train-upsampler", "--resume", *out, "--init", folders[0])
     LatentUpsampler(4, 4, (8, 4), norm_num_groups=2, vae="toy").save_pretrained(tmp_path / "other")
     given = [*options, "--out", tmp_path / "more", "--init", folders[0], tmp_path / "other"]

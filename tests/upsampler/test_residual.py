@@ -9,8 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lssgen.training.recipe import build, grown
-from lssgen.upsampler import CELL, Between, LatentUpsampler, load_upsampler
+from lssgen.training.networks import build, grown
+from lssgen.upsampler import LatentUpsampler, load_upsampler
+from lssgen.upsampler.residual import CELL, Between
 
 
 @pytest.mark.parametrize(("channels", "widths", "parameters"), [(16, (128, 64), 557_648), (4, (64, 32), 136_356)])

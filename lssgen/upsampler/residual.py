@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
+from diffusers.configuration_utils import register_to_config
 from torch import nn
 
-from lssgen.hub import brief
-from lssgen.latents import resize
+from lssgen.upsampler.base import Upsampler
 
 CELL = 8  # points of a sketch along a latent pixel's side
 BEFORE = 2  # blocks of `Between` at the small size
@@ -141,7 +138,7 @@ class UpsamplerNet(nn.Module):
         return self.conv_out(F.silu(self.norm_out(x)))
 
 
-class LatentUpsampler(ModelMixin, ConfigMixin):
+class LatentUpsampler(Upsampler):
     """Enlarges scaled latents: (B, C, h, w) -> (B, C, 2h, 2w), or with `between_channels` to any size up to that.
 
     557,648 parameters at 16 channels with widths (128, 64), 136,356 at 4 channels with (64, 32). An upsampler belongs
@@ -205,56 +202,16 @@ class LatentUpsampler(ModelMixin, ConfigMixin):
         """Whether it answers for other sizes than the double."""
         return bool(self.config.between_channels)
 
+    @property
+    def last_layers(self) -> dict[str, nn.Conv2d]:
+        """Of what doubles and, of `any_ratio`, of what answers for the ratios between."""
+        found = {"doubling": self.upsampler.conv_out}
+        return found | ({"between": self.upsampler.between.conv_out} if self.any_ratio else {})
+
     def forward(self, latents: torch.Tensor, size: tuple[int, int] | None = None) -> torch.Tensor:
         """(B, C, h, w) -> (B, C, *size), scaled latents; the double by default.
 
         Raises:
             ValueError: if `size` is not from (h, w) to (2h, 2w), or not the double though it is not of `any_ratio`.
         """
-        h, w = latents.shape[-2:]
-        size = tuple(size) if size else (2 * h, 2 * w)
-        if not (h <= size[0] <= 2 * h and w <= size[1] <= 2 * w):
-            raise ValueError(f"the size is {size}; it must be from {(h, w)} to {(2 * h, 2 * w)}")
-        if not self.any_ratio and size != (2 * h, 2 * w):
-            raise ValueError(f"the size is {size}; this upsampler only doubles, to {(2 * h, 2 * w)}")
-        return self.upsampler(latents, size)
-
-    @torch.no_grad()
-    def upsample(self, latents: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        """(B, C, h, w) -> (B, C, height, width) in hops of 2 at most: one for a ratio of up to 2, two up to 4.
-
-        The last hop goes to the size itself where it is of `any_ratio`, else to the double and, antialiased, back.
-
-        Raises:
-            ValueError: if the latents have another number of channels than this network.
-        """
-        if latents.shape[1] != self.config.in_channels:
-            raise ValueError(
-                f"the latents have {latents.shape[1]} channels; this upsampler is for {self.config.in_channels}"
-            )
-        enlarged = latents.to(self.dtype)
-        while enlarged.shape[-2] < height or enlarged.shape[-1] < width:
-            h, w = enlarged.shape[-2:]
-            wanted = max(h, min(2 * h, height)), max(w, min(2 * w, width))
-            enlarged = self(enlarged, wanted if self.any_ratio else None)
-        return resize(enlarged.to(latents.dtype), height, width, "bicubic")
-
-
-def load_upsampler(
-    folder: Path, dtype: torch.dtype = torch.float32, device: torch.device | None = None
-) -> LatentUpsampler:
-    """The upsampler of a folder, ours or of the published layout, ready to be used; on the CPU by default.
-
-    Raises:
-        ValueError: if it cannot be loaded, or its file lacks a weight.
-    """
-    try:
-        model, found = LatentUpsampler.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, output_loading_info=True
-        )
-        lacking = found["missing_keys"]
-        if not lacking:
-            return model.to(device or torch.device("cpu")).eval()
-    except Exception as error:  # diffusers and safetensors each raise their own kinds
-        raise ValueError(f"the upsampler at {folder} cannot be loaded ({brief(error)})") from error
-    raise ValueError(f"the upsampler at {folder} cannot be loaded (its file lacks {lacking[0]})")
+        return self.upsampler(latents, self.checked(latents, size))
