@@ -11,7 +11,7 @@ from lssgen.hub import brief
 from lssgen.measured import FILE as MEASURED
 from lssgen.training.recipe import SETTINGS, told
 
-PUBLIC = ["config.json", "*.safetensors", "README.md", MEASURED, "*.png", "*.jpg", "*.webp"]
+PUBLIC = ["config.json", "*.safetensors", "README.md", "LICENSE*", MEASURED, "*.png", "*.jpg", "*.webp"]
 
 
 def make(repository: str) -> None:
