@@ -159,8 +159,8 @@ def test_gradients_reach_the_latents_and_nothing_else(tmp_path):
     z = torch.randn(1, 4, 4, 4, requires_grad=True)
     vae.decode(z).sum().backward()
     assert z.grad.abs().sum() > 0
-    assert isinstance(vae._model, AutoencoderKL)
-    assert not any(p.requires_grad for p in vae._model.parameters())
+    assert isinstance(vae.network, AutoencoderKL)
+    assert not any(p.requires_grad for p in vae.network.parameters())
 
 
 def test_a_latent_space_is_known_by_the_configuration_too(tmp_path, monkeypatch):
