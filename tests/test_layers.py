@@ -39,7 +39,7 @@ LEVELS = {
 ALLOWED = {
     "gradio": ("app.py", "lssgen/ui/"),
     "spaces": ("app.py",),
-    "diffusers": ("lssgen/families/", "lssgen/sampler.py", "lssgen/upsampler.py", "lssgen/training/"),
+    "diffusers": ("lssgen/families/", "lssgen/sampler.py", "lssgen/upsampler/", "lssgen/training/"),
     "pyiqa": ("lssgen/scoring.py",),
 }
 SOURCES = [ROOT / "app.py", *sorted((ROOT / "lssgen").rglob("*.py"))]

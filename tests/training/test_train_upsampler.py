@@ -537,7 +537,7 @@ def test_wrong_channels_and_folders_are_refused(trained, images, tmp_path, capsy
         (["--texture", 11], "texture is 11.0; it must be from 0 to 10"),
         (["--contrast", 3], "from 0.5 to 2"),
         (["--distill", 2], "from 0 to 1"),
-        (["--distill", 0.5], "needs init"),
+        (["--distill", 0.5], "needs teacher"),
         (["--size", "huge"], "small, large"),
         (["--seed", -1], "from 0 to"),
         (["--seed", 2**64], "from 0 to"),
