@@ -22,8 +22,8 @@ WORTH_TELLING = 0.3  # dB
 def pixel_gain(folder: Path, ratio: float) -> float:
     """By how many dB of PSNR the pixel round trip is ahead of the learned upsampler in `folder` at this ratio of sizes.
 
-    Doublings are answered by other layers than the ratios between, and tell of themselves alone. Between the ratios
-    measured it is interpolated, outside of them it is that of the nearest; -inf if none is told.
+    Doublings are most often answered by other layers than the ratios between, and tell of themselves alone. Between the
+    ratios measured it is interpolated, outside of them it is that of the nearest; -inf if none is told.
     """
     doubles = math.log2(ratio).is_integer()
     alike = sorted((r, gain) for r, gain in _gains(folder).items() if math.log2(r).is_integer() == doubles)

@@ -61,8 +61,7 @@ def model_for(training: Training, vae: Vae, resumed: Path | None) -> Upsampler:
 
 def _from(begun: Upsampler, training: Training, vae: Vae) -> Upsampler:
     """Started from `begun`."""
-    settings = {name: value for name, value in begun.config.items() if not name.startswith("_")}
-    settings["vae"] = vae.name  # and not where it came from
+    settings = {**_plain(begun), "vae": vae.name}  # and not where it came from
     if isinstance(begun, RoundTripUpsampler):
         if training.size not in ("", ROUND_TRIP) or training.keep_doubling:
             raise ValueError(
@@ -105,7 +104,7 @@ def mean_of(folders: Sequence[str], vae: Vae) -> Upsampler:
     kinds = [_plain(m) | {"vae": m.config.vae or vae.name, "class": type(m)} for m in models]
     for folder, kind in zip(folders, kinds, strict=True):
         if kind != kinds[0]:
-            raise ValueError(f"the upsamplers at {folders[0]} and {folder} differ in kind or size; --init one of them")
+            raise ValueError(f"the upsamplers at {folders[0]} and {folder} differ in kind or size; name one of them")
     weights = [model.state_dict() for model in models]
     models[0].load_state_dict({k: torch.stack([w[k] for w in weights]).mean(0) for k in weights[0]})
     return models[0]

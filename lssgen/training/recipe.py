@@ -32,10 +32,10 @@ class Training:
             follows it.
         steps: of training in all in place of `minutes`; 0 for none.
         batch: crops in a step of each process.
-        learning_rate: of the matrices, by Muon.
+        learning_rate: of the matrices, by Muon; by default what suits the kind of upsampler.
         seed: of weights and crops.
         size: one of SIZES, or ROUND_TRIP; where it is left out the size of `init`, or small.
-        init: folders of upsamplers to start from the mean of, most often of one; a smaller size is grown, see `grown`.
+        init: folders of upsamplers to start from the mean of, most often of one; a smaller size is grown.
         keep_doubling: train only what answers for other ratios than 2, and leave the rest as `init` has it, in the
             float16 that all is stored in.
         precision: one of PRECISIONS.
@@ -60,7 +60,7 @@ class Training:
     minutes: float = 20.0
     steps: int = 0
     batch: int = 8
-    learning_rate: float = 4e-3
+    learning_rate: float | None = None
     seed: int = 0
     size: str = ""
     init: str | Sequence[str] = ()
@@ -85,7 +85,7 @@ class Training:
             raise ValueError(f"steps is {self.steps}; it must be 0 or more")
         if not 1 <= self.batch <= 1024:
             raise ValueError(f"batch is {self.batch}; it must be from 1 to 1024")
-        if not 0 < self.learning_rate < 1:
+        if self.learning_rate is not None and not 0 < self.learning_rate < 1:
             raise ValueError(f"learning_rate is {self.learning_rate}; it must be above 0 and below 1, such as 0.004")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed is {self.seed}; it must be from 0 to {2**32 - 1}, such as 0")

@@ -56,22 +56,24 @@ def fit(model: RoundTripUpsampler, vae: Vae, pairs: Pairs) -> None:
         model: as `begin` gives it, where the autoencoder is.
         vae: its autoencoder.
         pairs: pictures (3, H, W) in [-1, 1] and the same smaller, which may be of many sizes.
+
+    Raises:
+        ValueError: if what the autoencoder answers is not finite.
     """
     device = model.draw.weight.device
     pairs = [(whole.to(device), vae.encode(small[None].to(device))) for whole, small in pairs]
     pictures = [vae.decode(low).clamp(-1.0, 1.0) for _, low in pairs]
     colours = 3 * DRAWN**2  # outputs; the other channels of the sketch stay a random projection of the features
-    squares = Squares()
-    for (_, low), picture in zip(pairs, pictures, strict=True):
-        squares.add(model.features(low), F.pixel_unshuffle(picture, DRAWN))
+    features, squares = [model.features(low) for _, low in pairs], Squares()
+    for known, picture in zip(features, pictures, strict=True):
+        squares.add(known, F.pixel_unshuffle(picture, DRAWN))
     squares.solve(model.draw, slice(0, colours))
     layers = vae.network.encoder.layers
     fine, squares = layers[: len(layers) - len(coarse_encoder(layers))], Squares()
-    for (whole, low), picture in zip(pairs, pictures, strict=True):
+    for (whole, _), known, picture in zip(pairs, features, pictures, strict=True):
         enlarged = resize(picture, *whole.shape[-2:], "bicubic").clamp(-1.0, 1.0)
         size = [side // vae.factor for side in whole.shape[-2:]]
-        sketch = model.sketch(model.features(low), size)
-        squares.add(sketch, fine(enlarged / 2.0 + 0.5))
+        squares.add(model.sketch(known, size), fine(enlarged / 2.0 + 0.5))
     model.read.weight.zero_()
     squares.solve(model.read)
 
@@ -90,6 +92,8 @@ class Squares:
 
     def solve(self, layer: nn.Conv2d, outputs: slice = slice(None)) -> None:
         """Into these outputs of a layer and as many of its inputs as were added."""
+        if not (self._inputs.isfinite().all() and self._both.isfinite().all()):
+            raise ValueError("the autoencoder's latents are not finite; its weights are damaged")
         gram = self._inputs.clone()
         gram.diagonal().add_(RIDGE * gram.diagonal().mean())
         found = torch.linalg.solve(gram, self._both).T.to(layer.weight)

@@ -51,9 +51,9 @@ def train(
         say: told the progress.
 
     Returns:
-        What training.json holds: `training`, `pictures`, `steps`, `seconds`, `parameters`, `held_out_pictures`, by
-        ratio `held_out` PSNR in dB, and as `calibrated` what `lssgen.training.calibration` left. In processes other
-        than the main one nothing.
+        What training.json holds: `training`, `pictures`, `steps`, `seconds`, `parameters`, `learning_rate`,
+        `held_out_pictures`, by ratio `held_out` PSNR in dB, and as `calibrated` what `lssgen.training.calibration`
+        left. In processes other than the main one nothing.
 
     Raises:
         ValueError: for pictures, an autoencoder, an upsampler or a checkpoint that cannot be used, or for want of
@@ -73,10 +73,6 @@ def train(
     say(f"{found}; {len(held_out)} held out; crops of {side} px")
     torch.manual_seed(training.seed)
     model = model_for(training, vae, out if resume else None)
-    if isinstance(model, RoundTripUpsampler) and not (resume or training.init):
-        say("fitting what leads from the decoder's layers to the encoder's")
-        crops = Crops(replace(found), training.seed, vae.multiple)
-        round_trip.fit(model.to(accelerator.device), vae, (crops() for _ in range(round_trip.CROPS)))
     out.mkdir(parents=True, exist_ok=True)
     facts = {"training": asdict(training), "vae": vae.name, "parameters": sum(p.numel() for p in model.parameters())}
     facts["held_out_pictures"] = [str(path) for path in held_out]
@@ -90,7 +86,12 @@ def train(
             _write(out, {**(told(out) if resume else {}), **facts})
 
     try:
+        if isinstance(model, RoundTripUpsampler) and not (resume or training.init):
+            say("fitting what leads from the decoder's layers to the encoder's")
+            crops = Crops(replace(found), training.seed, vae.multiple)
+            round_trip.fit(model.to(accelerator.device), vae, (crops() for _ in range(round_trip.CROPS)))
         trainer = Trainer(training, out, accelerator, vae, model, found, resume=resume, say=say)
+        facts["learning_rate"] = trainer.learning_rate
         if log:
             accelerator.init_trackers("upsampler")
         trainer.run(begin)

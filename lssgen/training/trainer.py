@@ -70,7 +70,8 @@ class Trainer:
         if training.keep_doubling:
             self.plain.requires_grad_(False).upsampler.between.requires_grad_(True)
         dtype = torch.bfloat16 if training.precision == "bf16" else torch.float32  # the same in all processes
-        optimiser = MuonAdam(parameter_groups(self.plain), training.learning_rate, dtype=dtype)
+        self.learning_rate = training.learning_rate or model.LEARNING_RATE
+        optimiser = MuonAdam(parameter_groups(self.plain), self.learning_rate, dtype=dtype)
         self.average = Average(self.plain, DECAY)
         if resume:
             numbers = load_checkpoint(self.path, self.plain, self.average, optimiser)
@@ -119,7 +120,7 @@ class Trainer:
         begin()
         self._tick = saved = time.monotonic()
         while (share := self._share()) < 1:
-            set_rate(self.optimiser, self.training.learning_rate * rate(share, floor=FLOOR))
+            set_rate(self.optimiser, self.learning_rate * rate(share, floor=FLOOR))
             if self.on_gpu or self.step % RENEW_EVERY == 0:
                 self._encode(max(1, self.training.batch // RENEWED))
             self._update(share)

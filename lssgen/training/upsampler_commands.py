@@ -56,7 +56,7 @@ def _training_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--minutes", type=float, help="of training in all, --resume or not (20); measuring comes after")
     parser.add_argument("--steps", type=int, help="so many steps in all in place of --minutes")
     parser.add_argument("--batch", type=int, help="crops a step and process (8)")
-    parser.add_argument("--learning-rate", type=float, help="at its highest (0.004)")
+    parser.add_argument("--learning-rate", type=float, help="at its highest (0.004; of a round trip 0.0001)")
     parser.add_argument("--seed", type=int, help="of new weights, crops and noise (0)")
     parser.add_argument("--size", help="small; large, up to 3 M parameters; or round-trip, of a TAESD's layers (small)")
     parser.add_argument(

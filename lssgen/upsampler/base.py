@@ -16,6 +16,8 @@ class Upsampler(ModelMixin, ConfigMixin):
     Its configuration tells `in_channels`, those of its latents, and `vae`, the VAE that it was trained for, or "".
     """
 
+    LEARNING_RATE = 4e-3  # at its highest, by Muon, where none is asked for
+
     @property
     def any_ratio(self) -> bool:
         """Whether it answers for other sizes than the double."""

@@ -53,6 +53,7 @@ class RoundTripUpsampler(Upsampler):
         ValueError: if there are fewer levels, or the lists differ in length.
     """
 
+    LEARNING_RATE = 1e-4  # ten times as much ruined within a hundred steps what it began with
     any_ratio = True
 
     @register_to_config

@@ -13,8 +13,13 @@ from lssgen.training.eval_upsampler import checkpoint
 from lssgen.training.recipe import Training, recall
 from lssgen.training.round_trip import Squares
 from lssgen.upsampler import RoundTripUpsampler
-from tests.training.test_train_upsampler import drawing, images, refusal, run  # noqa: F401  a fixture
+from tests.training.test_train_upsampler import of_small_crops, refusal, run
 from tests.training.test_vaes import tiny_pair
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    of_small_crops(monkeypatch)
 
 
 @pytest.fixture
@@ -35,6 +40,13 @@ def test_least_squares_find_the_convolution_that_was_there():
     torch.testing.assert_close(found.bias[1:], true.bias, atol=1e-3, rtol=0)
     assert torch.equal(found.weight[0], before[0])
     assert torch.equal(found.weight[:, 3], before[:, 3])
+
+
+def test_what_is_not_finite_is_refused():
+    squares = Squares()
+    squares.add(torch.full((1, 3, 9, 9), torch.nan), torch.zeros(1, 5, 9, 9))
+    with pytest.raises(ValueError, match="its weights are damaged"):
+        squares.solve(torch.nn.Conv2d(3, 5, 3, padding=1))
 
 
 def test_it_begins_with_the_autoencoders_layers(vae):
@@ -78,7 +90,7 @@ def test_fitted_it_answers_as_the_round_trip_does(vae):
     assert after < 0.01 * before
 
 
-def test_the_command_trains_one_resumes_it_and_measures_it(images, tmp_path, capsys):  # noqa: F811
+def test_the_command_trains_one_resumes_it_and_measures_it(images, tmp_path, capsys):
     pair, out, more = tiny_pair(tmp_path), tmp_path / "out", tmp_path / "more"
     given = ["--vae", pair, "--tiny", "--key", "toy", "--images", images, "--batch", "2", "--pixels-from", "0"]
     assert run("train-upsampler", *given, "--out", out, "--steps", "1", "--size", "round-trip") == 0
@@ -88,6 +100,7 @@ def test_the_command_trains_one_resumes_it_and_measures_it(images, tmp_path, cap
     facts = json.loads((out / "training.json").read_text())
     assert list(facts["calibrated"]) == ["all"]
     assert set(facts["held_out"]) == {"x2", "x1.5"}
+    assert facts["learning_rate"] == 1e-4, "its own default: the others' ruins what it begins with"
     assert run("train-upsampler", "--resume", "--out", out, "--steps", "2") == 0
     assert "fitting" not in capsys.readouterr().out
     taught = [*given, "--out", more, "--steps", "1", "--init", out, "--distill", "0.5", "--teacher", out, out]
@@ -99,7 +112,7 @@ def test_the_command_trains_one_resumes_it_and_measures_it(images, tmp_path, cap
         )
 
 
-def test_what_cannot_become_one_is_refused(images, tmp_path, capsys):  # noqa: F811
+def test_what_cannot_become_one_is_refused(images, tmp_path, capsys):
     options = ["--images", images, "--out", tmp_path / "out", "--steps", "1", "--size", "round-trip"]
     pooled = tiny_pair(tmp_path, "pooled", pooled=True)
     assert "take --size large" in refusal(capsys, "train-upsampler", "--vae", pooled, "--tiny", *options)

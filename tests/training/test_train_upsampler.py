@@ -12,13 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from huggingface_hub.utils import filter_repo_objects
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from lssgen.__main__ import main
 from lssgen.latents import resize
@@ -42,40 +41,10 @@ from lssgen.training.trainer import Trainer
 from lssgen.upsampler import LatentUpsampler
 from tests.families import tiny as pipelines
 from tests.families.tiny import tiny_vae
+from tests.training.drawings import drawing
 from tests.training.test_vaes import tiny_pair
 
 SMALL = ["--steps", "2", "--batch", "2", "--pixels-from", "0"]
-
-
-def drawing(seed: int, side: int = 288) -> Image.Image:
-    """Discs, boxes and lines of random colours on a gradient."""
-    rng = np.random.default_rng(seed)
-    rows, columns = np.mgrid[:side, :side] / side
-    blend = (rows * rng.random() + columns * rng.random())[..., None]
-    pixels = (rng.random(3) * (1 - blend) + rng.random(3) * blend).clip(0, 1) * 255
-    image = Image.fromarray(pixels.astype(np.uint8))
-    draw = ImageDraw.Draw(image)
-    for k in range(60):
-        x, y, size = *(rng.random(2) * side), 4 + rng.random() * side / 5
-        colour, box = tuple(rng.integers(0, 256, 3).tolist()), (x, y, x + size, y + size * (0.4 + rng.random()))
-        if k % 3 == 0:
-            draw.ellipse(box, colour)
-        elif k % 3 == 1:
-            draw.rectangle(box, colour)
-        else:
-            draw.line(box, colour, int(1 + rng.random() * 5))
-    return image
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory) -> Path:
-    """Twenty pictures in two folders."""
-    folder = tmp_path_factory.mktemp("images")
-    for k in range(20):
-        path = folder / ("a" if k % 2 else "b") / f"{k}.png"
-        path.parent.mkdir(exist_ok=True)
-        drawing(k).save(path)
-    return folder
 
 
 @pytest.fixture(scope="module")
