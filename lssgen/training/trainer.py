@@ -5,9 +5,9 @@ than a step of the small network, so encoded crops are kept in a pool that is re
 The loss is the L1 of the latents in units of their deviation (to which latents, `lssgen.training.pairs` says). In the
 second part they are decoded besides, for losses to the *true* picture's pixels (`lssgen.training.losses`) or to those
 of a teacher (`lssgen.training.teacher`): a step takes several times as long, colours come right, and most is won. A GPU
-decodes all crops of a batch, a processor some of them, and always whole: decoders look far, some over all of a picture,
-and of a window they make another picture. A little noise goes onto the input, since sampled latents are not encoded
-photographs.
+decodes all crops of a batch, a processor some of them where the upsampler is cheap, and always whole: decoders look
+far, some over all of a picture, and of a window they make another picture. A little noise goes onto the input, since
+sampled latents are not encoded photographs.
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ CHECKPOINT = "checkpoint"
 FIRST = 12  # batches of crops encoded at the start, if the pool holds so many
 TOGETHER = 16  # crops, at most, encoded at a time
 RENEW_EVERY, RENEWED = 2, 8  # steps of a processor between such a part of a batch more; a GPU takes it at each
-DECODED = 4  # crops of a batch of which a processor decodes one
 NOISE = 0.05  # of the input, at most, in units of the latents' deviation
 DECAY, FLOOR = 0.995, 0.01  # of the averaged weights; of the learning rate
 THREADS = 4  # that cut crops while a GPU trains
@@ -171,9 +170,9 @@ class Trainer:
         return self.accelerator.autocast() if self.training.precision == "bf16" else nullcontext()
 
     def _decoded(self, latents: torch.Tensor, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Latents decoded, and their true pixels: all on a GPU, else of one in DECODED."""
+        """Latents decoded, and their true pixels: all on a GPU, else of one in the upsampler's DECODED."""
         if not self.on_gpu:
-            some = -(-len(latents) // DECODED)
+            some = -(-len(latents) // self.plain.DECODED)
             latents, pixels = latents[:some], pixels[:some]
         with self._autoencoder_precision():
             return self.vae.decode(latents).float(), pixels

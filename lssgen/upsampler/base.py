@@ -16,7 +16,8 @@ class Upsampler(ModelMixin, ConfigMixin):
     Its configuration tells `in_channels`, those of its latents, and `vae`, the VAE that it was trained for, or "".
     """
 
-    LEARNING_RATE = 4e-3  # at its highest, by Muon, where none is asked for
+    LEARNING_RATE = 4e-3  # of a training at its highest, by Muon, where none is asked for
+    DECODED = 4  # crops of a batch of which a processor's training decodes one: that costs several times the rest
 
     @property
     def any_ratio(self) -> bool:

@@ -38,7 +38,7 @@ from lssgen.training import (
 from lssgen.training.networks import build
 from lssgen.training.recipe import Training, recall
 from lssgen.training.trainer import Trainer
-from lssgen.upsampler import LatentUpsampler
+from lssgen.upsampler import LatentUpsampler, RoundTripUpsampler
 from tests.families import tiny as pipelines
 from tests.families.tiny import tiny_vae
 from tests.training.drawings import drawing
@@ -260,10 +260,14 @@ def test_it_trains_for_any_kind_of_autoencoder(kind, images, tmp_path):
     assert all(p.isfinite().all() for p in model.parameters())
 
 
-@pytest.mark.parametrize(("on_gpu", "count"), [(False, 2), (True, 5)])
-def test_crops_are_decoded_whole_and_all_by_a_gpu(on_gpu, count, images, vae_folder, tmp_path):
+@pytest.mark.parametrize(
+    ("on_gpu", "kind", "count"), [(False, None, 2), (True, None, 5), (False, RoundTripUpsampler, 5)]
+)
+def test_crops_are_decoded_whole_and_all_by_a_gpu_or_for_a_costly_network(
+    on_gpu, kind, count, images, vae_folder, tmp_path
+):
     trainer = toy_trainer(images, vae_folder, tmp_path)
-    trainer.on_gpu = on_gpu
+    trainer.on_gpu, trainer.plain = on_gpu, kind or trainer.plain
     _, high, pixels = trainer.pool.draw(trainer.rng, 5)
     shown, true = trainer._decoded(high, pixels)
     torch.testing.assert_close(shown, trainer.vae.decode(high)[:count])
