@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from lssgen.training.losses import WEIGHED
 from lssgen.training.networks import ROUND_TRIP, SIZES
 from lssgen.training.precision import bfloat16_pays
 
@@ -44,6 +45,7 @@ class Training:
             that decoder takes for the picture.
         energy, texture: weights of the losses of energy, in the top octave that the small picture carries and in the
             large picture's finest octave: more is sharper, 0 the best PSNR.
+        colours: weight of the loss of mean colours.
         distill: learn what `lssgen.training.teacher` makes of `teacher`, to this share as sharp as true pictures, in
             place of true pictures.
         teacher: folders of upsamplers, of which the mean teaches; those of `init` by default.
@@ -70,6 +72,7 @@ class Training:
     latents: float = 0.1
     energy: float = 0.3
     texture: float = 0.0
+    colours: float = 5.0
     distill: float | None = None
     teacher: str | Sequence[str] = ()
     contrast: float = 1.0
@@ -91,9 +94,9 @@ class Training:
             raise ValueError(f"seed is {self.seed}; it must be from 0 to {2**32 - 1}, such as 0")
         if not 0 <= self.pixels_from <= 1:
             raise ValueError(f"pixels_from is {self.pixels_from}; it must be from 0 to 1, such as 0.5")
-        for name in ("latents", "energy", "texture"):
-            if not 0 <= getattr(self, name) <= 10:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be from 0 to 10, such as 0.3")
+        for name in WEIGHED:
+            if not 0 <= getattr(self, name) <= 100:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be from 0 to 100, such as 0.3")
         if self.distill is not None and not 0 <= self.distill <= 1:
             raise ValueError(f"distill is {self.distill}; it must be from 0 to 1, such as 0.5")
         if self.distill is not None and not (self.init or self.teacher):

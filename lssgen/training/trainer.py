@@ -62,8 +62,7 @@ class Trainer:
         found: photos.Photos, *, resume: bool, say: Say,
     ) -> None:  # fmt: skip
         self.training, self.accelerator, self.vae, self.say = training, accelerator, vae, say
-        chosen = {name: getattr(training, name) for name in ("latents", "energy", "texture")}
-        self.weights = {**losses.WEIGHTS, **chosen}  # of the losses
+        self.weights = {"pixels": 1.0, **{name: getattr(training, name) for name in losses.WEIGHED}}  # of the losses
         self.path, self.step, self.spent = out / CHECKPOINT, 0, 0.0
         self.plain = model.to(accelerator.device).train()
         if training.keep_doubling:

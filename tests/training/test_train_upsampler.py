@@ -419,7 +419,7 @@ def test_losses_fall_on_one_batch(images, vae_folder, tmp_path):
     trainer = toy_trainer(images, vae_folder, tmp_path)
     before, after = on_one_batch(trainer, trainer.pool.draw(trainer.rng, 4), decoded=True)
     assert set(before) == {"latents", "pixels", "energy", "texture", "colours"} == set(trainer.weights)
-    assert (trainer.weights["latents"], trainer.weights["texture"]) == (0.2, 0.1)
+    assert [trainer.weights[name] for name in ("pixels", "latents", "texture", "colours")] == [1.0, 0.2, 0.1, 5.0]
     trainer.training = replace(trainer.training, texture=0.0)
     assert "texture" not in trainer.losses(*trainer.pool.draw(trainer.rng, 4), decoded=True)
     assert after["pixels"] < before["pixels"]
@@ -506,8 +506,9 @@ def test_wrong_channels_and_folders_are_refused(trained, images, tmp_path, capsy
         (["--steps", -1], "0 or more"),
         (["--learning-rate", 2], "such as 0.004"),
         (["--pixels-from", 2], "from 0 to 1"),
-        (["--energy", -1], "from 0 to 10"),
-        (["--texture", 11], "texture is 11.0; it must be from 0 to 10"),
+        (["--energy", -1], "from 0 to 100"),
+        (["--colours", 101], "from 0 to 100"),
+        (["--texture", 101], "texture is 101.0; it must be from 0 to 100"),
         (["--contrast", 3], "from 0.5 to 2"),
         (["--distill", 2], "from 0 to 1"),
         (["--distill", 0.5], "needs teacher"),
