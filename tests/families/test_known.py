@@ -95,9 +95,9 @@ def test_every_shipped_upsampler_is_small_and_of_its_space(name):
 @pytest.mark.parametrize("name", SHIPPED)
 def test_cards_and_readme_say_what_was_measured(name):
     folder, key = known.ASSETS / "upsamplers" / name, name.removesuffix("-large")
-    told = [json.loads(line) for line in (folder / FILE).read_text().splitlines()]
-    assert [(part["vae"], part["pictures"]) for part in told] == [(key, 24), (key, 6)]
-    found = {(row["method"], row["ratio"]): row for part in told for row in part["rows"]}
+    parts = [json.loads(line) for line in (folder / FILE).read_text().splitlines()]
+    assert [(part["vae"], part["pictures"]) for part in parts] == [(key, 24), (key, 6)]
+    found = {(row["method"], row["ratio"]): row for part in parts for row in part["rows"]}
     own, plain = f"assets/upsamplers/{name}", ("bicubic", "nearest", "pixel")
 
     def cells(digits: int, *wanted: tuple[str, float]) -> str:
@@ -106,24 +106,23 @@ def test_cards_and_readme_say_what_was_measured(name):
 
     card, readme = (folder / "README.md").read_text(), (known.ASSETS.parent / "README.md").read_text()
     large = name.endswith("-large")
-    for row in (found[method, 2.0] for method in ("encode-decode", *(["enlarged"] if large else []), *plain, own)):
+    for row in (found[method, 2.0] for method in ("encode-decode", "enlarged", *plain, own)):
         assert f"| {card_row(row)} |\n" in card
     for ratio in (1.25, 1.5, 1.75, 3.0, 4.0):
         assert f"| {ratio:g} | {cells(2, *((method, ratio) for method in (own, *plain)))}\n" in card
     if large:
         assert f" | {large_row(found, own)} |\n" in readme
     else:
-        assert f" | {cells(2, *((method, 2.0) for method in (own, 'bicubic', 'pixel', 'encode-decode')))}\n" in readme
+        row = " | ".join(told(found[method, 2.0]) for method in (own, "bicubic", "pixel", "encode-decode"))
+        assert f" | {row} |\n" in readme
     others = [(method, ratio) for ratio in (1.25, 1.5, 1.75) for method in (own, "pixel")]
     assert f" | {cells(1, *others)}\n" in readme
 
 
 def card_row(row: dict) -> str:
-    """All that was measured of a method; the correlation is newer than some cards."""
+    """All that was measured of a method."""
     values = [f"{row['psnr']:.2f}", f"{row['ssim']:.3f}", f"{row['spectrum_error']:.1f}", f"{row['carried_error']:.1f}"]
-    values.append(f"{row['energy_ratio']:.2f}")
-    if "correlation" in row:
-        values.append(signless(row["correlation"]))
+    values += [f"{row['energy_ratio']:.2f}", signless(row["correlation"])]
     values += [" ".join(f"{value:+.1f}" for value in row["colour_shift"]), f"{row['plain_shift']:.0f}"]
     return " | ".join([*values, "" if row["method"] == "enlarged" else f"{row['latents_error']:.2f}"])
 
@@ -132,8 +131,13 @@ def large_row(found: dict[tuple[str, float], dict], own: str) -> str:
     """PSNR, energy and correlation at x2; how far it is above the pixel round trip, with the standard error."""
     gains = [a - b for a, b in zip(*(found[method, 2.0]["psnr_each"] for method in (own, "pixel")), strict=True)]
     methods = (found[method, 2.0] for method in (own, "pixel", "bicubic", "enlarged", "encode-decode"))
-    first, *rest = (f"{m['psnr']:.2f} ({m['energy_ratio']:.2f}, {signless(m['correlation'])})" for m in methods)
+    first, *rest = (told(method) for method in methods)
     return " | ".join([first, f"{fmean(gains):+.2f} ± {stdev(gains) / math.sqrt(len(gains)):.2f}", *rest])
+
+
+def told(row: dict) -> str:
+    """PSNR, energy and correlation."""
+    return f"{row['psnr']:.2f} ({row['energy_ratio']:.2f}, {signless(row['correlation'])})"
 
 
 def signless(value: float) -> str:
