@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from lssgen.training import measures
 
-WEIGHED = ("latents", "energy", "texture", "colours")  # by what the user chooses, beside the pixels' 1
+WEIGHED = {"latents": 10, "energy": 10, "texture": 10, "colours": 100}  # at most, by the user, beside the pixels' 1
 FLAT_ERROR, FLAT_AMPLITUDE = 5e-3, 1e-2  # added, squared error and amplitude, so that flat pictures count no more
 CELL = 32  # pixels of a side
 

@@ -94,9 +94,9 @@ class Training:
             raise ValueError(f"seed is {self.seed}; it must be from 0 to {2**32 - 1}, such as 0")
         if not 0 <= self.pixels_from <= 1:
             raise ValueError(f"pixels_from is {self.pixels_from}; it must be from 0 to 1, such as 0.5")
-        for name in WEIGHED:
-            if not 0 <= getattr(self, name) <= 100:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be from 0 to 100, such as 0.3")
+        for name, most in WEIGHED.items():
+            if not 0 <= getattr(self, name) <= most:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be from 0 to {most}, such as 0.3")
         if self.distill is not None and not 0 <= self.distill <= 1:
             raise ValueError(f"distill is {self.distill}; it must be from 0 to 1, such as 0.5")
         if self.distill is not None and not (self.init or self.teacher):
