@@ -1,4 +1,4 @@
-"""Pictures to train upsamplers on."""
+"""Pictures to train upsamplers on, and calibration on few of them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,17 @@ from pathlib import Path
 
 import pytest
 
+from lssgen.training import calibration
 from tests.training.drawings import drawing
+
+
+@pytest.fixture(autouse=True, scope="package")
+def few_crops():
+    """Calibrate on a quarter of the crops: most of the time of a short training goes there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibration, "CROPS", 48)
+        patch.setattr(calibration, "ROUNDS", (48, 48))
+        yield
 
 
 @pytest.fixture(scope="module")
