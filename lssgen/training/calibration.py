@@ -8,6 +8,7 @@ which the last convolution takes in without a cost.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
@@ -24,8 +25,7 @@ from lssgen.training.vaes import Vae
 from lssgen.upsampler import Upsampler
 
 CROPS = 192  # measured on: mean colours of a crop are off by 1 to 2 of 255, so those of 48 may be by 0.3 for all
-PROBED = 12  # of them, to learn how colours answer to a constant
-ROUNDS = (48, CROPS)  # of mending the colours, on so many of them
+FIRST, PROBED = 48, 12  # of them, for a first round of mending, and to learn how colours answer to a constant
 LEAST = 0.3  # steps that colours must answer by to one asked for, or they are left as they are
 
 
@@ -105,35 +105,37 @@ def mend(
         ValueError: if what it gives is not finite.
     """
     pairs = [[pixels[None].to(device) for pixels in crops()] for _ in range(CROPS)]
-    true = torch.cat([whole for whole, _ in pairs])
     latents = torch.cat([vae.encode(whole) for whole, _ in pairs])
-    colours, size = Colours.of(latents, true), latents.shape[-2:]
+    colours, size = Colours.of(latents, torch.cat([whole for whole, _ in pairs])), latents.shape[-2:]
     low = [vae.encode(small) for _, small in pairs]
     if contrast != 1.0:
         apply(last, *colours.contrasted(contrast))
-    true, bias = true * 0.5 + 0.5, last.bias
+    bias = last.bias
 
-    def shift(count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of the first so many crops: (3,) in 1/255, and the pictures."""
-        made = torch.cat([vae.decode(model(z, size)).clamp(-1.0, 1.0) for z in low[:count]]) * 0.5 + 0.5
-        return measures.colour_shift(made, true[:count]).mean(0), made
+    def shown(count: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Of the first so many crops the picture made and the true one, (1, 3, H, W) in [0, 1]."""
+        for z, (whole, _) in zip(low[:count], pairs, strict=False):
+            yield vae.decode(model(z, size)).clamp(-1.0, 1.0) * 0.5 + 0.5, whole * 0.5 + 0.5
 
-    directions, before, response = colours.directions(), shift(PROBED)[0], []
+    def shift(count: int) -> torch.Tensor:
+        """Their mean, (3,) in 1/255."""
+        return torch.cat([measures.colour_shift(made, true) for made, true in shown(count)]).mean(0)
+
+    directions, before, response = colours.directions(), shift(PROBED), []
     if not before.isfinite().all():
         raise ValueError("what the upsampler answers is not finite; train anew with a lower --learning-rate")
     for direction in directions:
         bias += direction
-        response.append(shift(PROBED)[0] - before)
+        response.append(shift(PROBED) - before)
         bias -= direction
     inverse = torch.linalg.pinv(torch.stack(response, 1), atol=LEAST)
-    for count in ROUNDS:
-        bias -= (inverse @ shift(count)[0]) @ directions
-    left, made = shift(CROPS)
-    sides = [(whole.shape[-1], small.shape[-1]) for whole, small in pairs]
-    energy = fmean(
-        measures.energy_ratio(made[k : k + 1], true[k : k + 1], whole / small).item()
-        for k, (whole, small) in enumerate(sides)
-    )
+    for count in (FIRST, CROPS):
+        bias -= (inverse @ shift(count)) @ directions
+    shifts, energies = [], []
+    for (made, true), (whole, small) in zip(shown(CROPS), pairs, strict=True):
+        shifts.append(measures.colour_shift(made, true))
+        energies.append(measures.energy_ratio(made, true, whole.shape[-1] / small.shape[-1]).item())
+    left, energy = torch.cat(shifts).mean(0), fmean(energies)
     return {"energy_ratio": round(energy, 3), "colour_shift": [round(value, 2) for value in left.tolist()]}
 
 

@@ -15,7 +15,6 @@ def few_crops():
     """Calibrate on a quarter of the crops: most of the time of a short training goes there."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(calibration, "CROPS", 48)
-        patch.setattr(calibration, "ROUNDS", (48, 48))
         yield
 
 
