@@ -2,7 +2,8 @@
 
 The logarithm of the mean squared error is the PSNR. Alone it is best served by a blur, and it hardly sees a shift of
 all colours. So there are losses for the energy in the top octave that the small picture carries and in the large
-picture's finest octave, which at x2 the small one cannot carry, and one for the means.
+picture's finest octave, which at x2 the small one cannot carry, one for the spectrum from there on, which asks for
+detail of the right strength wherever it is, and one for the means.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import torch.nn.functional as F
 
 from lssgen.training import measures
 
-WEIGHED = {"latents": 10, "energy": 10, "texture": 10, "colours": 100}  # at most, by the user, beside the pixels' 1
-FLAT_ERROR, FLAT_AMPLITUDE = 5e-3, 1e-2  # added, squared error and amplitude, so that flat pictures count no more
+WEIGHED = {"latents": 10, "energy": 10, "texture": 10, "spectrum": 10, "colours": 100}  # at most; the pixels' is 1
+FLAT_ERROR, FLAT_AMPLITUDE, FLAT_POWER = 5e-3, 1e-2, 4e-5  # added, for pixels in [-1, 1]: flat pictures count no more
 CELL = 32  # pixels of a side
 
 
@@ -39,6 +40,14 @@ def _amplitude(pixels: torch.Tensor, ratio: float) -> torch.Tensor:
     """Root mean square of the octave in each cell, (B, H / CELL, W / CELL); one cell for a smaller picture."""
     energy = F.avg_pool2d(measures.octave(pixels, ratio).square().unsqueeze(1), min(CELL, *pixels.shape[-2:]))
     return energy.squeeze(1).clamp_min(1e-8).sqrt()
+
+
+def spectrum_error(made: torch.Tensor, true: torch.Tensor, ratio: float) -> torch.Tensor:
+    """Mean absolute difference of the power in rings of the spectrum, in bels (10 dB), from the top octave that a
+    picture `ratio` times smaller carries to the finest detail."""
+    first = int(measures.RINGS / (2 * ratio) + 1e-6)
+    of_made, of_true = ((measures.ring_power(x)[:, first:] + FLAT_POWER).log10() for x in (made, true))
+    return (of_made - of_true).abs().mean()
 
 
 def colours_error(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:

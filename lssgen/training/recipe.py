@@ -45,6 +45,7 @@ class Training:
             that decoder takes for the picture.
         energy, texture: weights of the losses of energy, in the top octave that the small picture carries and in the
             large picture's finest octave: more is sharper, 0 the best PSNR.
+        spectrum: weight of the loss of the power at each frequency from that top octave on, over the whole picture.
         colours: weight of the loss of mean colours.
         distill: learn what `lssgen.training.teacher` makes of `teacher`, to this share as sharp as true pictures, in
             place of true pictures.
@@ -72,6 +73,7 @@ class Training:
     latents: float = 0.1
     energy: float = 0.3
     texture: float = 0.0
+    spectrum: float = 0.0
     colours: float = 5.0
     distill: float | None = None
     teacher: str | Sequence[str] = ()

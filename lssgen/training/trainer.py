@@ -143,8 +143,8 @@ class Trainer:
     def losses(
         self, low: torch.Tensor, high: torch.Tensor, pixels: torch.Tensor, *, decoded: bool
     ) -> dict[str, torch.Tensor]:
-        """`latents` and, where `decoded`, `pixels`, `energy`, `texture` (if asked for) and `colours`, of a batch as
-        `Pool.draw` gives it."""
+        """`latents` and, where `decoded`, `pixels`, `energy`, `texture` and `spectrum` (if asked for) and `colours`, of
+        a batch as `Pool.draw` gives it."""
         noise = NOISE * self.deviation * torch.rand(len(low), 1, 1, 1, device=low.device) * torch.randn_like(low)
         ratio = high.shape[-1] / low.shape[-1]
         made = self.model(low + noise, tuple(high.shape[-2:])).float()
@@ -155,6 +155,8 @@ class Trainer:
             found["energy"] = losses.energy_error(shown, true, ratio)
             if self.training.texture:
                 found["texture"] = losses.energy_error(shown, true, 1.0)
+            if self.training.spectrum:
+                found["spectrum"] = losses.spectrum_error(shown, true, ratio)
             found["colours"] = losses.colours_error(shown, true)
         return found
 

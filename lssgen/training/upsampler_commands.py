@@ -71,6 +71,7 @@ def _training_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--latents", type=float, help="weight of the latents' own error beside pixels (0.1)")
     parser.add_argument("--energy", type=float, help="weight of fine detail's energy: more is sharper (0.3)")
     parser.add_argument("--texture", type=float, help="the same of the finest, which the small picture lacks (0)")
+    parser.add_argument("--spectrum", type=float, help="weight of fine detail's power at each frequency (0)")
     parser.add_argument("--colours", type=float, help="weight of the mean colours of each picture (5)")
     parser.add_argument(
         "--distill", type=float, metavar="SHARE",

@@ -43,6 +43,24 @@ def test_energy_counts_where_it_is():
     assert losses.energy_error(true.flip(-1), true, 2.0) > 0.9
 
 
+def test_half_the_amplitude_is_a_fourth_of_the_power_at_each_frequency():
+    true = 2 * noise(2, 3, 64, 64)
+    found = losses.spectrum_error(true / 2, true, 2.0)
+    torch.testing.assert_close(found, torch.tensor(math.log10(4)), atol=0.01, rtol=0)
+    torch.testing.assert_close(losses.spectrum_error(true * 2, true, 2.0), found, atol=0.01, rtol=0)
+    assert losses.spectrum_error(true, true, 2.0) == 0
+    flat = torch.zeros(2, 3, 64, 64)
+    assert losses.spectrum_error(flat + 0.001 * noise(2, 3, 64, 64), flat, 2.0) < 0.01, "no logarithm of nothing"
+
+
+def test_the_spectrum_counts_from_the_small_pictures_top_octave_on():
+    """A wave of 0.15 cycles a pixel is in that octave at x2, which begins at 0.125, and below it at x1.25: 0.2."""
+    wave = torch.sin(2 * math.pi * 0.15 * torch.arange(128)).expand(1, 3, 128, 128)
+    true = 0.5 * noise(1, 3, 128, 128)
+    assert losses.spectrum_error(true + wave, true, 2.0) > 0.1
+    assert losses.spectrum_error(true + wave, true, 1.25) < 0.01
+
+
 def test_colours_are_the_means_of_channels():
     true = noise(2, 3, 16, 16)
     turned = true.flip(-1) + torch.tensor([0.1, 0.0, -0.2]).view(1, 3, 1, 1)

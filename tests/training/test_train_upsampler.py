@@ -81,7 +81,7 @@ def of_small_crops(patch: pytest.MonkeyPatch) -> None:
 
 def toy_trainer(images: Path, vae_folder: Path, out: Path, training: Training | None = None) -> Trainer:
     """One of a small network, its pool filled."""
-    fast = {"pixels_from": 0.0, "batch": 4, "latents": 0.2, "texture": 0.1}
+    fast = {"pixels_from": 0.0, "batch": 4, "latents": 0.2, "texture": 0.1, "spectrum": 0.3}
     training = training or Training(vae=str(vae_folder), images=str(images), **fast)
     vae, found = vaes.load(str(vae_folder)), photos.find(images, 64)
     torch.manual_seed(0)
@@ -418,10 +418,11 @@ def on_one_batch(trainer: Trainer, batch: tuple[torch.Tensor, ...], *, decoded: 
 def test_losses_fall_on_one_batch(images, vae_folder, tmp_path):
     trainer = toy_trainer(images, vae_folder, tmp_path)
     before, after = on_one_batch(trainer, trainer.pool.draw(trainer.rng, 4), decoded=True)
-    assert set(before) == {"latents", "pixels", "energy", "texture", "colours"} == set(trainer.weights)
-    assert [trainer.weights[name] for name in ("pixels", "latents", "texture", "colours")] == [1.0, 0.2, 0.1, 5.0]
-    trainer.training = replace(trainer.training, texture=0.0)
-    assert "texture" not in trainer.losses(*trainer.pool.draw(trainer.rng, 4), decoded=True)
+    assert set(before) == {"latents", "pixels", "energy", "texture", "spectrum", "colours"} == set(trainer.weights)
+    weights = {"pixels": 1.0, "latents": 0.2, "texture": 0.1, "spectrum": 0.3, "colours": 5.0}
+    assert weights.items() <= trainer.weights.items()
+    trainer.training = replace(trainer.training, texture=0.0, spectrum=0.0)
+    assert not {"texture", "spectrum"} & set(trainer.losses(*trainer.pool.draw(trainer.rng, 4), decoded=True))
     assert after["pixels"] < before["pixels"]
     before, after = (sum(trainer.weights[name] * loss for name, loss in found.items()) for found in (before, after))
     assert after < before - 0.1
@@ -509,6 +510,7 @@ def test_wrong_channels_and_folders_are_refused(trained, images, tmp_path, capsy
         (["--energy", -1], "from 0 to 10,"),
         (["--colours", 101], "from 0 to 100"),
         (["--texture", 11], "texture is 11.0; it must be from 0 to 10,"),
+        (["--spectrum", -1], "spectrum is -1.0; it must be from 0 to 10,"),
         (["--contrast", 3], "from 0.5 to 2"),
         (["--distill", 2], "from 0 to 1"),
         (["--distill", 0.5], "needs teacher"),
