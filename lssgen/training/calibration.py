@@ -118,7 +118,7 @@ def mend(
             yield vae.decode(model(z, size)).clamp(-1.0, 1.0) * 0.5 + 0.5, whole * 0.5 + 0.5
 
     def shift(count: int) -> torch.Tensor:
-        """Their mean, (3,) in 1/255."""
+        """Mean colour shift over them, (3,) in 1/255."""
         return torch.cat([measures.colour_shift(made, true) for made, true in shown(count)]).mean(0)
 
     directions, before, response = colours.directions(), shift(PROBED), []
@@ -132,9 +132,9 @@ def mend(
     for count in (FIRST, CROPS):
         bias -= (inverse @ shift(count)) @ directions
     shifts, energies = [], []
-    for (made, true), (whole, small) in zip(shown(CROPS), pairs, strict=True):
+    for (made, true), (_, small) in zip(shown(CROPS), pairs, strict=True):
         shifts.append(measures.colour_shift(made, true))
-        energies.append(measures.energy_ratio(made, true, whole.shape[-1] / small.shape[-1]).item())
+        energies.append(measures.energy_ratio(made, true, true.shape[-1] / small.shape[-1]).item())
     left, energy = torch.cat(shifts).mean(0), fmean(energies)
     return {"energy_ratio": round(energy, 3), "colour_shift": [round(value, 2) for value in left.tolist()]}
 
