@@ -30,7 +30,7 @@ class Training:
         tiny: `vae` is a pair of TAESD's files, see `lssgen.training.tiny`.
         key: name of the latent space, stored in the upsampler's configuration; that of a known model by default.
         minutes: of training in all, the first encoding and what came before resuming included; the learning rate
-            follows it.
+            follows it. With 0 nothing is trained: what it starts from is only calibrated and measured.
         steps: of training in all in place of `minutes`; 0 for none.
         batch: crops in a step of each process.
         learning_rate: of the matrices, by Muon; by default what suits the kind of upsampler.
@@ -84,8 +84,8 @@ class Training:
             folders = getattr(self, name)
             folders = [folders] if isinstance(folders, str) else folders
             object.__setattr__(self, name, tuple(folder for folder in folders if folder))
-        if not 0 < self.minutes < float("inf"):
-            raise ValueError(f"minutes is {self.minutes}; it must be above 0, such as 20")
+        if not 0 <= self.minutes < float("inf"):
+            raise ValueError(f"minutes is {self.minutes}; it must be 0 or more, such as 20")
         if self.steps < 0:
             raise ValueError(f"steps is {self.steps}; it must be 0 or more")
         if not 1 <= self.batch <= 1024:

@@ -104,6 +104,9 @@ class Trainer:
         self.start = time.monotonic() - self.spent
         if self.step and self._share() >= 1:
             self.say(f"nothing is left to train: {self._whole()} in all are done; to go on give more")
+        elif not (self.training.steps or self.training.minutes):
+            begin()
+            self.save()
         else:
             self._train(begin)
         self.pool.close()
@@ -195,7 +198,8 @@ class Trainer:
     def _share(self) -> float:
         """Share of the training done, 0 to 1: the main process's, so that all end together."""
         seconds, steps = time.monotonic() - self.start, self.training.steps
-        share = self.step / steps if steps else seconds / (self.training.minutes * 60)
+        whole = steps or self.training.minutes * 60
+        share = (self.step if steps else seconds) / whole if whole else 1.0
         if self.accelerator.num_processes > 1:
             share = broadcast(torch.tensor(share, device=self.accelerator.device)).item()
         return min(1.0, share)

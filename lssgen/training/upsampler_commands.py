@@ -53,7 +53,7 @@ def _vae_arguments(parser: argparse.ArgumentParser, *, required: bool) -> None:
 
 def _training_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the upsampler and its checkpoints")
-    parser.add_argument("--minutes", type=float, help="of training in all, --resume or not (20); measuring comes after")
+    parser.add_argument("--minutes", type=float, help="of training in all, --resume or not (20); 0: calibrate only")
     parser.add_argument("--steps", type=int, help="so many steps in all in place of --minutes")
     parser.add_argument("--batch", type=int, help="crops a step and process (8)")
     parser.add_argument("--learning-rate", type=float, help="at its highest (0.004; of a round trip 0.0001)")

@@ -150,8 +150,28 @@ def test_resuming_keeps_network_and_latents(trained, tmp_path, capsys):
     assert recipe.resumed(recall(out), {"minutes": 3.0, "steps": 5}).steps == 5
 
 
+def test_no_minutes_only_calibrate(trained, images, vae_folder, tmp_path, monkeypatch):
+    """What is not calibrated stays to the bit, and it can be trained on from there."""
+    monkeypatch.setattr(Trainer, "_train", lambda *_: pytest.fail("it trains"))
+    out = tmp_path / "out"
+    options = ["--vae", vae_folder, "--images", images, "--out", out, "--key", "toy", "--init", trained]
+    assert run("train-upsampler", *options, "--minutes", 0) == 0
+    before, after = (LatentUpsampler.from_pretrained(folder) for folder in (trained, out))
+    last = {id(p) for layer in after.last_layers.values() for p in layer.parameters()}
+    names = [name for name, p in after.named_parameters() if id(p) not in last]
+    assert len(names) > 10
+    assert all(torch.equal(before.state_dict()[name], after.state_dict()[name]) for name in names)
+    facts = json.loads((out / "training.json").read_text())
+    assert (facts["steps"], set(facts["calibrated"])) == (0, {"doubling", "between"})
+    assert set(facts["held_out"]) == {"x2", "x1.5"}
+    monkeypatch.undo()
+    of_small_crops(monkeypatch)
+    assert run("train-upsampler", "--resume", "--out", out, *SMALL[:2]) == 0
+    assert json.loads((out / "training.json").read_text())["steps"] == 2
+
+
 def test_of_several_to_start_from_the_mean_is_taken(images, vae_folder, tmp_path, capsys):
-    """As good as untouched by a step at a tiny rate; it resumes as one that was begun with them."""
+    """It resumes as one that was begun with them."""
     vae, folders = vaes.load(str(vae_folder), key="toy"), [tmp_path / name for name in ("a", "b", "c")]
     for seed, folder in enumerate(folders):
         torch.manual_seed(seed)
@@ -162,12 +182,12 @@ def test_of_several_to_start_from_the_mean_is_taken(images, vae_folder, tmp_path
     a, b, c = (LatentUpsampler.from_pretrained(folder).state_dict() for folder in folders)
     mean = networks.mean_of([str(folder) for folder in folders], vae).state_dict()
     torch.testing.assert_close(dict(mean), {name: (a[name] + b[name] + c[name]) / 3 for name in a})
-    options = ["--vae", vae_folder, "--images", images, "--key", "toy", "--steps", 1, "--learning-rate", 1e-6]
+    options = ["--vae", vae_folder, "--images", images, "--key", "toy", "--minutes", 0]
     out = ["--out", tmp_path / "out"]
     assert run("train-upsampler", *options, *out, "--init", *folders) == 0
     made = LatentUpsampler.from_pretrained(tmp_path / "out").state_dict()
     inner = {name: w for name, w in made.items() if "conv_out" not in name}  # the last layers are calibrated
-    torch.testing.assert_close(inner, {name: mean[name].half().float() for name in inner}, atol=1e-3, rtol=1e-2)
+    torch.testing.assert_close(inner, {name: mean[name].half().float() for name in inner}, atol=0, rtol=0)
     assert recall(tmp_path / "out").init == tuple(map(str, folders))
     with pytest.raises(ValueError, match="differ in kind"):
         networks.mean_of([str(folders[0]), str(tmp_path / "foreign")], vaes.load(str(vae_folder)))
@@ -503,7 +523,7 @@ def test_wrong_channels_and_folders_are_refused(trained, images, tmp_path, capsy
     ("more", "hint"),
     [
         (["--batch", 0], "from 1 to 1024"),
-        (["--minutes", 0], "above 0"),
+        (["--minutes", -1], "0 or more, such as 20"),
         (["--steps", -1], "0 or more"),
         (["--learning-rate", 2], "such as 0.004"),
         (["--pixels-from", 2], "from 0 to 1"),
