@@ -45,7 +45,7 @@ def _amplitude(pixels: torch.Tensor, ratio: float) -> torch.Tensor:
 def spectrum_error(made: torch.Tensor, true: torch.Tensor, ratio: float) -> torch.Tensor:
     """Mean absolute difference of the power in rings of the spectrum, in bels (10 dB), from the top octave that a
     picture `ratio` times smaller carries to the finest detail."""
-    first = int(measures.RINGS / (2 * ratio) + 1e-6)
+    first = measures.carried_rings(2 * ratio)
     of_made, of_true = ((measures.ring_power(x)[:, first:] + FLAT_POWER).log10() for x in (made, true))
     return (of_made - of_true).abs().mean()
 

@@ -56,8 +56,12 @@ def ssim(made: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
 def spectrum_error(made: torch.Tensor, true: torch.Tensor, ratio: float = 1.0) -> torch.Tensor:
     """Root mean square over rings of the difference of radial power spectra in dB: over all, or over those that a
     picture `ratio` times smaller carries."""
-    rings = max(1, int(RINGS / ratio + 1e-6))
-    return (ring_decibels(made) - ring_decibels(true))[:, :rings].square().mean(1).sqrt()
+    return (ring_decibels(made) - ring_decibels(true))[:, : carried_rings(ratio)].square().mean(1).sqrt()
+
+
+def carried_rings(ratio: float) -> int:
+    """How many rings of a picture's spectrum one `ratio` times smaller carries, from the lowest on; at least one."""
+    return max(1, int(RINGS / ratio + 1e-6))
 
 
 def ring_decibels(picture: torch.Tensor) -> torch.Tensor:

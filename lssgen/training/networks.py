@@ -49,12 +49,15 @@ def model_for(training: Training, vae: Vae, resumed: Path | None) -> Upsampler:
     """The upsampler to train: a new one, one to start from, or one of the kind that is being trained in `resumed`.
 
     Raises:
-        ValueError: if what is to be started from or resumed is not there, or is for another latent space.
+        ValueError: if what is to be started from or resumed is not there, or is for another latent space, or has new
+            layers and nothing is to be trained.
     """
     if resumed is not None:
         return _resumed(resumed, vae)
     if not training.init:
         new = training.size or "small"
+        if new != ROUND_TRIP and not training.trains:
+            raise ValueError(f"a new {new} upsampler wants training: give --minutes above 0, or an --init to calibrate")
         return round_trip.begin(vae) if new == ROUND_TRIP else build(new, vae.channels, vae.name)
     return _from(mean_of(training.init, vae), training, vae)
 
@@ -73,6 +76,8 @@ def _from(begun: Upsampler, training: Training, vae: Vae) -> Upsampler:
         return model
     if training.size == ROUND_TRIP:
         raise ValueError("what --init names is no round trip and cannot become one; leave --init out, or --size")
+    if not (begun.any_ratio or training.trains):
+        raise ValueError("what --init names only doubles; other ratios want training, so give --minutes above 0")
     if training.size:
         return grown(begun, build(training.size, vae.channels, vae.name))
     settings["between_channels"] = begun.config.between_channels or _between(begun.config.block_out_channels)

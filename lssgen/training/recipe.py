@@ -30,7 +30,7 @@ class Training:
         tiny: `vae` is a pair of TAESD's files, see `lssgen.training.tiny`.
         key: name of the latent space, stored in the upsampler's configuration; that of a known model by default.
         minutes: of training in all, the first encoding and what came before resuming included; the learning rate
-            follows it. With 0 nothing is trained: what it starts from is only calibrated and measured.
+            follows it. With 0 nothing is trained: `init` is only calibrated and measured.
         steps: of training in all in place of `minutes`; 0 for none.
         batch: crops in a step of each process.
         learning_rate: of the matrices, by Muon; by default what suits the kind of upsampler.
@@ -111,6 +111,11 @@ class Training:
             raise ValueError("keep_doubling needs init, the folder of the upsampler whose doubling is kept")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision is {self.precision!r}; it must be one of {', '.join(PRECISIONS)}")
+
+    @property
+    def trains(self) -> bool:
+        """Whether there is anything to train, or only to calibrate."""
+        return bool(self.steps or self.minutes)
 
 
 def recall(out: Path) -> Training:

@@ -100,11 +100,11 @@ class Trainer:
         return Teacher.of(before, self.vae, crops, device, self.training.distill)
 
     def run(self, begin: Callable[[], None] = lambda: None) -> None:
-        """Train; `begin` is called when the first crops are encoded."""
+        """Train; `begin` is called when the first crops are encoded, or at once where nothing is to be trained."""
         self.start = time.monotonic() - self.spent
         if self.step and self._share() >= 1:
             self.say(f"nothing is left to train: {self._whole()} in all are done; to go on give more")
-        elif not (self.training.steps or self.training.minutes):
+        elif not self.training.trains:
             begin()
             self.save()
         else:
@@ -198,8 +198,9 @@ class Trainer:
     def _share(self) -> float:
         """Share of the training done, 0 to 1: the main process's, so that all end together."""
         seconds, steps = time.monotonic() - self.start, self.training.steps
-        whole = steps or self.training.minutes * 60
-        share = (self.step if steps else seconds) / whole if whole else 1.0
+        if not self.training.trains:
+            return 1.0
+        share = self.step / steps if steps else seconds / (self.training.minutes * 60)
         if self.accelerator.num_processes > 1:
             share = broadcast(torch.tensor(share, device=self.accelerator.device)).item()
         return min(1.0, share)

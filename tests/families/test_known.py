@@ -110,6 +110,9 @@ def test_cards_and_readme_say_what_was_measured(name):
         assert f"| {card_row(row)} |\n" in card
     for ratio in (1.25, 1.5, 1.75, 3.0, 4.0):
         assert f"| {ratio:g} | {cells(2, *((method, ratio) for method in (own, *plain)))}\n" in card
+    double, between, trip = (found[one]["milliseconds"] for one in ((own, 2.0), (own, 1.5), ("pixel", 2.0)))
+    times = f"256 to 512 px took {double:.0f} ms, one for 344 to 512 px {between:.0f} ms, the pixel round trip's "
+    assert f"{times}decode and encode by TAESD {trip / 1000:.1f} s (medians" in " ".join(card.split())
     if large:
         assert f" | {large_row(found, own)} |\n" in readme
     else:

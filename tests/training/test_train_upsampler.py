@@ -170,6 +170,15 @@ def test_no_minutes_only_calibrate(trained, images, vae_folder, tmp_path, monkey
     assert json.loads((out / "training.json").read_text())["steps"] == 2
 
 
+def test_new_layers_want_training(images, vae_folder, tmp_path, capsys):
+    """What noise answers would be stored as an upsampler."""
+    LatentUpsampler(4, 4, (8, 4), norm_num_groups=2, vae="toy").save_pretrained(tmp_path / "doubles")
+    options = ["--vae", vae_folder, "--images", images, "--out", tmp_path / "out", "--key", "toy", "--minutes", 0]
+    assert "a new small upsampler wants training" in refusal(capsys, "train-upsampler", *options)
+    assert "only doubles" in refusal(capsys, "train-upsampler", *options, "--init", tmp_path / "doubles")
+    assert not (tmp_path / "out").exists()
+
+
 def test_of_several_to_start_from_the_mean_is_taken(images, vae_folder, tmp_path, capsys):
     """It resumes as one that was begun with them."""
     vae, folders = vaes.load(str(vae_folder), key="toy"), [tmp_path / name for name in ("a", "b", "c")]
